@@ -1,0 +1,1 @@
+"""The job itself: numpy only, with neither Blender nor a network library in sight."""
