@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,12 +32,31 @@ def never_cancel() -> bool:
 
 
 @dataclass(frozen=True)
+class Wide:
+    """A coarser look at a larger part of the map around a crop, for the network's context.
+
+    Each texel stands for `step` x `step` texels of the map. `top` and `left` say where its first texel
+    begins, in texels of the crop (so zero or negative where it reaches further out). Arrays as in
+    `Crop`, of another size. Its `hole` may hold holes that the crop does not show or will not fill.
+    """
+
+    normals: FloatArray
+    hole: BoolArray
+    valid: BoolArray
+    step: int
+    top: int
+    left: int
+
+
+@dataclass(frozen=True)
 class Crop:
     """One piece of a map with its hole and the context around it.
 
     `normals` is float32 (h, w, 3), unit vectors in the internal frame (x right, y up, z out, top row
     first) at known texels and finite anywhere else. `hole` and `valid` are bool (h, w): `hole` is what
-    to fill, `valid` is False where there is no surface. Known texels are `valid & ~hole`.
+    to fill, `valid` is False where there is no surface. Known texels are `valid & ~hole`. `wide`, where
+    given, is what the network sees instead of the crop itself, so that a crop of native texels can stay
+    small while its context is large.
     """
 
     normals: FloatArray
@@ -46,6 +65,51 @@ class Crop:
     space: str = "tangent"
     seed: int = 0
     detail: bool = True
+    wide: Wide | None = None
+
+    def arrays(self) -> dict[str, Pixels]:
+        """Every array by name, for sending the crop elsewhere; `from_parts` is the inverse."""
+        parts: dict[str, Pixels] = {"normals": self.normals, "hole": self.hole, "valid": self.valid}
+        if self.wide is not None:
+            parts["wide_normals"] = self.wide.normals
+            parts["wide_hole"] = self.wide.hole
+            parts["wide_valid"] = self.wide.valid
+        return parts
+
+    def fields(self) -> dict[str, Any]:
+        """Everything that is not an array, as values that JSON can carry."""
+        wide = None
+        if self.wide is not None:
+            wide = {"step": self.wide.step, "top": self.wide.top, "left": self.wide.left}
+        return {"space": self.space, "seed": self.seed, "detail": self.detail, "wide": wide}
+
+    @staticmethod
+    def from_parts(arrays: Mapping[str, Pixels], fields: Mapping[str, Any]) -> Crop:
+        """The crop that `arrays` and `fields` describe.
+
+        Raises:
+            KeyError: A part is missing.
+        """
+        wide = None
+        if fields.get("wide") is not None:
+            place = fields["wide"]
+            wide = Wide(
+                normals=arrays["wide_normals"],
+                hole=arrays["wide_hole"],
+                valid=arrays["wide_valid"],
+                step=int(place["step"]),
+                top=int(place["top"]),
+                left=int(place["left"]),
+            )
+        return Crop(
+            normals=arrays["normals"],
+            hole=arrays["hole"],
+            valid=arrays["valid"],
+            space=str(fields["space"]),
+            seed=int(fields["seed"]),
+            detail=bool(fields["detail"]),
+            wide=wide,
+        )
 
 
 class Engine(Protocol):
