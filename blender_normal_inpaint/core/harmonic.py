@@ -1,0 +1,203 @@
+"""Closing a seam: a difference known along a hole's border, continued smoothly into the hole.
+
+The continuation solves Laplace's equation, so it is the smoothest field with the given border values and
+never exceeds them (Perez et al., "Poisson Image Editing", 2003, section 2). Away from the border that
+field is so smooth that a coarse grid holds it exactly enough; only a band along the border needs native
+texels. So the grids are solved from coarse to fine, each finer one in such a band alone, and the cost
+follows the length of the border, not the area of the hole.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import BoolArray, FloatArray
+from .resample import block_any
+
+#: Width in texels of the band that is solved anew on each finer grid.
+BAND = 8
+
+#: A grid with at most this many unknowns is solved everywhere, not only in its band.
+SMALL = 12_000
+
+#: Relative residual at which a solve ends.
+TOLERANCE = 1e-3
+
+
+def border_of(unknown: BoolArray, known: BoolArray) -> BoolArray:
+    """The known texels with an unknown one above, below, left or right of them."""
+    return known & _grow(unknown)
+
+
+def _grow(flags: BoolArray) -> BoolArray:
+    """The flags spread by one texel up, down, left and right."""
+    grown = flags.copy()
+    grown[1:] |= flags[:-1]
+    grown[:-1] |= flags[1:]
+    grown[:, 1:] |= flags[:, :-1]
+    grown[:, :-1] |= flags[:, 1:]
+    return grown
+
+
+def _conjugate_gradients(field: FloatArray, active: BoolArray, fixed: BoolArray, iterations: int) -> None:
+    """Solve Laplace's equation at the active texels, in place.
+
+    Args:
+        field: float32 (c, h, w): start values at active texels, border values at fixed ones.
+        active: bool (h, w), texels to solve.
+        fixed: bool (h, w), texels that hold still. All others are walls, which nothing flows through.
+        iterations: At most so many.
+    """
+    channels, height, width = field.shape
+    flat = np.flatnonzero(active)
+    count = flat.size
+    if count == 0:
+        return
+    # Texel numbers in a frame one texel wider, so that no neighbour is out of bounds.
+    stride = width + 2
+    framed = (flat // width + 1) * stride + flat % width + 1
+    number = np.full((height + 2) * stride, count, np.intp)  # "count" names the empty last entry
+    number[framed] = np.arange(count)
+    held = np.zeros((height + 2, stride), np.bool_)
+    held[1:-1, 1:-1] = fixed
+    held_flat = held.ravel()
+
+    values = field.reshape(channels, -1)
+    diagonal = np.zeros(count, np.float32)
+    source = np.zeros((channels, count), np.float32)
+    neighbours = []
+    for step, plain in ((-stride, -width), (stride, width), (-1, -1), (1, 1)):
+        near = number[framed + step]
+        neighbours.append(near)
+        border = held_flat[framed + step]
+        diagonal += near < count
+        diagonal += border
+        where = np.flatnonzero(border)
+        source[:, where] += values[:, flat[where] + plain]
+    inverse: FloatArray = np.float32(1) / np.maximum(diagonal, np.float32(1))
+
+    gathered = np.empty(count, np.float32)
+
+    def apply(vector: FloatArray, out: FloatArray) -> None:
+        """The graph Laplacian of the active texels; each vector's last entry is the empty one."""
+        for channel in range(channels):
+            np.multiply(vector[channel, :-1], diagonal, out=out[channel])
+            for near in neighbours:
+                # Clipping is the one mode in which take writes straight into its output.
+                np.take(vector[channel], near, out=gathered, mode="clip")
+                out[channel] -= gathered
+
+    def products(first: FloatArray, second: FloatArray) -> NDArray[np.float64]:
+        return np.array([np.dot(a, b) for a, b in zip(first, second, strict=True)], np.float64)
+
+    solution = np.zeros((channels, count + 1), np.float32)
+    solution[:, :-1] = values[:, flat]
+    image = np.empty((channels, count), np.float32)
+    apply(solution, image)
+    residual: FloatArray = source - image
+    goal = TOLERANCE * max(float(np.abs(source).max(initial=0.0)), 1e-6)
+    direction = np.zeros_like(solution)
+    scaled: FloatArray = residual * inverse
+    direction[:, :-1] = scaled
+    energy = products(residual, scaled)
+    for _ in range(iterations):
+        if max(float(residual.max()), -float(residual.min())) <= goal:
+            break
+        apply(direction, image)
+        curvature = products(direction[:, :-1], image)
+        rate = np.divide(energy, curvature, out=np.zeros_like(energy), where=curvature > 1e-30)
+        for channel in range(channels):
+            pace = np.float32(rate[channel])
+            solution[channel] += pace * direction[channel]
+            image[channel] *= pace
+        residual -= image
+        np.multiply(residual, inverse, out=scaled)
+        fresh = products(residual, scaled)
+        turn = np.divide(fresh, energy, out=np.zeros_like(energy), where=energy > 1e-30)
+        direction *= turn.astype(np.float32)[:, None]
+        direction[:, :-1] += scaled
+        energy = fresh
+    values[:, flat] = solution[:, :-1]
+
+
+def _fill_walls(field: FloatArray, trusted: BoolArray) -> None:
+    """Give texels beside trusted ones (diagonals too) the average of those, in place; others get zero."""
+    channels, height, width = field.shape
+    total = np.zeros((channels + 1, height + 2, width + 2), np.float32)
+    total[:channels, 1:-1, 1:-1] = field * trusted
+    total[channels, 1:-1, 1:-1] = trusted
+    total = total[:, :-2] + total[:, 1:-1] + total[:, 2:]
+    total = total[:, :, :-2] + total[:, :, 1:-1] + total[:, :, 2:]
+    mean = total[:channels] / np.maximum(total[channels], 1)
+    np.copyto(field, mean, where=~trusted)
+
+
+def _double(field: FloatArray, height: int, width: int) -> FloatArray:
+    """A field (c, h, w) at twice the resolution, cut to a size: bilinear between texel centres."""
+    near = field * np.float32(0.75)
+    far = field * np.float32(0.25)
+    tall = np.empty((field.shape[0], 2 * field.shape[1], field.shape[2]), np.float32)
+    np.add(near[:, 1:], far[:, :-1], out=tall[:, 2::2])
+    np.add(near[:, :-1], far[:, 1:], out=tall[:, 1:-1:2])
+    tall[:, 0] = field[:, 0]
+    tall[:, -1] = field[:, -1]
+    near = tall * np.float32(0.75)
+    far = tall * np.float32(0.25)
+    full = np.empty((field.shape[0], tall.shape[1], 2 * field.shape[2]), np.float32)
+    np.add(near[..., 1:], far[..., :-1], out=full[..., 2::2])
+    np.add(near[..., :-1], far[..., 1:], out=full[..., 1:-1:2])
+    full[..., 0] = tall[..., 0]
+    full[..., -1] = tall[..., -1]
+    return full[:, :height, :width]
+
+
+def extend(values: FloatArray, border: BoolArray, unknown: BoolArray) -> FloatArray:
+    """Continue border values harmonically into the unknown texels.
+
+    Args:
+        values: float32 (c, h, w), planes first; only those at border texels matter.
+        border: bool (h, w), where they are known.
+        unknown: bool (h, w), where to continue them. Whatever is neither is a wall. Texels that no
+            border value can reach get zero.
+
+    Returns:
+        float32 (c, h, w): the border values, their continuation, and zero elsewhere.
+    """
+    field: FloatArray = np.zeros(values.shape, np.float32)
+    place = np.nonzero(border)
+    field[:, place[0], place[1]] = values[:, place[0], place[1]]
+    open_ = unknown & ~border
+    count = int(np.count_nonzero(open_))
+    if count == 0 or place[0].size == 0:
+        return field
+    if max(border.shape) > 8:
+        _start_from_coarser(field, border, open_)
+    if count <= SMALL:
+        _conjugate_gradients(field, open_, border, 200)
+    else:
+        band = border
+        for _ in range(BAND):
+            band = _grow(band)
+        band = band & open_
+        _conjugate_gradients(field, band, border | (open_ & ~band), 3 * BAND)
+    return field
+
+
+def _start_from_coarser(field: FloatArray, border: BoolArray, open_: BoolArray) -> None:
+    """Fill the open texels of the field with the solution on a grid of half the resolution."""
+    channels, height, width = field.shape
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    # Border texels are few, so summing them by number is far cheaper than summing blocks.
+    y, x = np.nonzero(border)
+    cell = (y // 2) * columns + x // 2
+    counts = np.bincount(cell, minlength=rows * columns)
+    coarse_border = (counts > 0).reshape(rows, columns)
+    coarse = np.zeros((channels, rows, columns), np.float32)
+    for channel in range(channels):
+        sums = np.bincount(cell, weights=field[channel, y, x], minlength=rows * columns)
+        coarse[channel] = (sums / np.maximum(counts, 1)).reshape(rows, columns)
+    coarse_open = block_any(open_, 2) & ~coarse_border
+    coarse = extend(coarse, coarse_border, coarse_open)
+    _fill_walls(coarse, coarse_border | coarse_open)
+    np.copyto(field, _double(coarse, height, width), where=open_)

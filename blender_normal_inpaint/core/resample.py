@@ -1,0 +1,201 @@
+"""Changing the resolution of fields that are only partly known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import BoolArray, FloatArray
+from .normals import unit
+
+#: A coarse texel counts as a hole once this share of its surface is hole. Not "any at all": thin hair
+#: strands lie close together on a large map, and would leave the network nothing to look at.
+HOLE_SHARE = 0.35
+
+
+def block_sum(values: NDArray[Any], step: int, dtype: type[np.generic] = np.float32) -> NDArray[Any]:
+    """Sums over blocks of step x step, the last row and column of blocks may be smaller.
+
+    Args:
+        values: (h, w) or (h, w, c).
+        step: Side of a block.
+        dtype: Type of the sums.
+
+    Returns:
+        (ceil(h / step), ceil(w / step)[, c]).
+    """
+    if step == 1:
+        return values.astype(dtype)
+    height, width = values.shape[:2]
+    rows = -(-height // step)
+    columns = -(-width // step)
+    # Adding whole strided rows, then strided columns, is several times faster than reduceat.
+    partial = np.zeros((rows, *values.shape[1:]), dtype)
+    for offset in range(min(step, height)):
+        strip = values[offset::step]
+        partial[: strip.shape[0]] += strip
+    total = np.zeros((rows, columns, *values.shape[2:]), dtype)
+    for offset in range(min(step, width)):
+        strip = partial[:, offset::step]
+        total[:, : strip.shape[1]] += strip
+    return total
+
+
+def block_any(flags: BoolArray, step: int) -> BoolArray:
+    """Whether any flag in each block of step x step is set; sizes as in `block_sum`."""
+    if step == 1:
+        return flags.copy()
+    height, width = flags.shape
+    rows = -(-height // step)
+    columns = -(-width // step)
+    partial = np.zeros((rows, width), np.bool_)
+    for offset in range(min(step, height)):
+        strip = flags[offset::step]
+        partial[: strip.shape[0]] |= strip
+    total = np.zeros((rows, columns), np.bool_)
+    for offset in range(min(step, width)):
+        strip = partial[:, offset::step]
+        total[:, : strip.shape[1]] |= strip
+    return total
+
+
+def classify(
+    vectors: FloatArray, known: FloatArray, hole: FloatArray, area: FloatArray
+) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """Coarse normals, hole and valid from summed fine ones.
+
+    Args:
+        vectors: float32 (h, w, 3), sums of the known normals in each coarse texel.
+        known: float32 (h, w), how much of each coarse texel is known.
+        hole: float32 (h, w), how much of it is hole (and valid).
+        area: float32 (h, w), how much of it lies on the map.
+
+    Returns:
+        Unit normals (zero vectors are replaced), hole and valid. Each valid texel that is no hole has
+        at least one known fine texel in it.
+    """
+    surface = known + hole
+    valid = (surface >= 0.5 * area) & (surface > 0)
+    is_hole = valid & (hole > HOLE_SHARE * surface)
+    return unit(vectors), is_hole, valid
+
+
+def _area_weights(source: int, target: int) -> FloatArray:
+    """float32 (target, source): how much of each source texel each target texel covers."""
+    edges = np.arange(target + 1, dtype=np.float64) * (source / target)
+    texels = np.arange(source, dtype=np.float64)
+    low = np.maximum(edges[:-1, None], texels[None, :])
+    high = np.minimum(edges[1:, None], texels[None, :] + 1)
+    share: NDArray[np.float64] = np.maximum(high - low, 0.0)
+    return share.astype(np.float32)
+
+
+def shrink(
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, height: int, width: int
+) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """The crop at a smaller size: area averages of its known texels, see `classify`.
+
+    Args:
+        normals: float32 (h, w, 3), finite everywhere.
+        hole: bool (h, w).
+        valid: bool (h, w).
+        height: New height, at most h.
+        width: New width, at most w.
+    """
+    old_height, old_width = hole.shape
+    if (height, width) == (old_height, old_width):
+        return normals, hole & valid, valid
+    known = (valid & ~hole).astype(np.float32)
+    layers = np.empty((5, old_height, old_width), np.float32)
+    for axis in range(3):
+        np.multiply(normals[..., axis], known, out=layers[axis])
+    layers[3] = known
+    layers[4] = hole & valid
+    rows = _area_weights(old_height, height)
+    columns = _area_weights(old_width, width)
+    small = np.matmul(np.matmul(rows, layers), columns.T)
+    small[np.abs(small) < 1e-5] = 0  # rounding must not make a known texel out of nothing
+    area = np.outer(rows.sum(axis=1), columns.sum(axis=1)).astype(np.float32)
+    return classify(np.ascontiguousarray(np.moveaxis(small[:3], 0, -1)), small[3], small[4], area)
+
+
+def _cubic_weights(positions: NDArray[np.float64], length: int) -> FloatArray:
+    """float32 (len(positions), length): Catmull-Rom weights, the border texel repeated outside.
+
+    Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, with a = -1/2.
+    """
+    base = np.floor(positions).astype(np.int64)
+    t = positions - base
+    taps = (
+        ((-0.5 * t + 1.0) * t - 0.5) * t,
+        (1.5 * t - 2.5) * t * t + 1.0,
+        ((-1.5 * t + 2.0) * t + 0.5) * t,
+        (0.5 * t - 0.5) * t * t,
+    )
+    weights = np.zeros((positions.size, length), np.float64)
+    rows = np.arange(positions.size)
+    for offset, tap in enumerate(taps):
+        np.add.at(weights, (rows, np.clip(base + offset - 1, 0, length - 1)), tap)
+    return weights.astype(np.float32)
+
+
+def enlarge(field: FloatArray, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> FloatArray:
+    """A smooth field sampled at other places, by Catmull-Rom interpolation.
+
+    Args:
+        field: float32 (h, w, c).
+        rows: Positions down the field, in texels: 0 is the centre of the first row.
+        columns: Positions across, likewise.
+
+    Returns:
+        float32 (c, len(rows), len(columns)), planes first.
+    """
+
+    def window(positions: NDArray[np.float64], length: int) -> slice:
+        low = int(np.clip(np.floor(positions.min()) - 1, 0, length - 1))
+        high = int(np.clip(np.floor(positions.max()) + 3, low + 1, length))
+        return slice(low, high)
+
+    down = window(rows, field.shape[0])
+    across = window(columns, field.shape[1])
+    planes = np.ascontiguousarray(np.moveaxis(field[down, across], -1, 0))
+    vertical = _cubic_weights(rows - down.start, planes.shape[1])
+    horizontal = _cubic_weights(columns - across.start, planes.shape[2])
+    result: FloatArray = np.matmul(np.matmul(vertical, planes), horizontal.T)
+    return result
+
+
+def spread(field: FloatArray, trusted: BoolArray) -> FloatArray:
+    """The field with untrusted texels replaced by averages of the nearest trusted ones.
+
+    A pull-push pyramid (Gortler et al., "The Lumigraph", 1996): averages go up, gaps are filled on the
+    way down. Where nothing is trusted the field is returned as it is.
+
+    Args:
+        field: float32 (h, w, c).
+        trusted: bool (h, w).
+    """
+    if trusted.all() or not trusted.any():
+        return field
+    weights = trusted.astype(np.float32)
+    sums = field * weights[..., None]
+    levels = []
+    while not (weights > 0).all() and min(weights.shape) > 1:
+        levels.append((sums, weights))
+        # Weights saturate at one, so that one far trusted texel counts as much as a cluster.
+        total = block_sum(weights, 2)
+        scale = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
+        weights = np.minimum(total, 1.0).astype(np.float32)
+        sums = (block_sum(sums, 2) * (scale * weights)[..., None]).astype(np.float32)
+    safe = np.where(weights > 0, weights, 1)
+    full = sums / safe[..., None]
+    if (weights <= 0).any():
+        full[weights <= 0] = full[weights > 0].mean(axis=0)
+    for sums, weights in reversed(levels):
+        coarse = np.repeat(np.repeat(full, 2, axis=0), 2, axis=1)[: weights.shape[0], : weights.shape[1]]
+        full = sums + coarse * (1 - weights)[..., None]
+    full[trusted] = field[trusted]
+    result: FloatArray = full.astype(np.float32)
+    return result
