@@ -75,7 +75,7 @@ def _conjugate_gradients(field: FloatArray, active: BoolArray, fixed: BoolArray,
         diagonal += border
         where = np.flatnonzero(border)
         source[:, where] += values[:, flat[where] + plain]
-    inverse: FloatArray = np.float32(1) / np.maximum(diagonal, np.float32(1))
+    inverse = np.divide(1, np.maximum(diagonal, 1), dtype=np.float32)
 
     gathered = np.empty(count, np.float32)
 

@@ -79,6 +79,10 @@ def classify(
     surface = known + hole
     valid = (surface >= 0.5 * area) & (surface > 0)
     is_hole = valid & (hole > HOLE_SHARE * surface)
+    if not (valid & ~is_hole).any():
+        # Everything is riddled with holes or a sliver: take what little there is.
+        valid = surface > 0
+        is_hole = valid & (known <= 0)
     return unit(vectors), is_hole, valid
 
 

@@ -1,0 +1,456 @@
+"""The whole job, for every caller: check, cut, fill, encode, paste."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import regions as planning
+from .engine import (
+    BoolArray,
+    Cancel,
+    Crop,
+    Filler,
+    FloatArray,
+    Pixels,
+    Progress,
+    Wide,
+    never_cancel,
+    no_progress,
+)
+from .errors import Cancelled, InpaintError
+from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction, unit
+from .regions import Box, Region
+from .resample import block_sum, classify
+
+#: Shortest and longest side of a map.
+SMALLEST, LARGEST = 16, 16384
+
+#: Rows looked at together where a pass over the whole map is needed, in texels: bounds its memory.
+_STRIP_TEXELS = 1 << 20
+
+#: Two images have the same proportions if these differ by no more than this share.
+_SAME_ASPECT = 0.01
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about a repair.
+
+    Args:
+        seed: Another seed gives other pores on the same shape; the same seed the same texels.
+        dilate: Texels by which the mask is grown first, in all eight directions.
+        detail: Whether fine detail is continued into the hole.
+    """
+
+    seed: int = 0
+    dilate: int = 0
+    detail: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """A repaired map.
+
+    `pixels` has the source's shape and type; `repaired` marks the texels that were replaced, all others
+    have the source's bits. `notices` are sentences that the user should see.
+    """
+
+    pixels: Pixels
+    repaired: BoolArray
+    hole_texels: int
+    regions: int
+    notices: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    rows = max(1, _STRIP_TEXELS // width)
+    for top in range(0, height, rows):
+        yield slice(top, min(height, top + rows))
+
+
+def fit_mask(mask: BoolArray, height: int, width: int, name: str = "mask") -> BoolArray:
+    """A mask at the size of the map, by nearest texel.
+
+    Args:
+        mask: bool (h, w) of any size.
+        height: The map's height.
+        width: The map's width.
+        name: What to call it in an error.
+
+    Raises:
+        InpaintError: `size_mismatch` if the proportions differ by more than 1 %.
+    """
+    rows, columns = mask.shape
+    if (rows, columns) == (height, width):
+        return mask
+    # One texel of rounding must not make a tiny mask's proportions wrong.
+    slack = max(_SAME_ASPECT, 1.0 / max(1, min(rows, columns)))
+    if rows < 1 or columns < 1 or abs((columns * height) / (rows * width) - 1) > slack:
+        raise InpaintError(
+            "size_mismatch",
+            f"The {name} is {columns} x {rows} texels, which has other proportions than the normal map's "
+            f"{width} x {height}.",
+            f"Use a {name} with the same width-to-height ratio as the map; its size may differ.",
+        )
+    y = np.minimum(((np.arange(height) + 0.5) * rows / height).astype(np.intp), rows - 1)
+    x = np.minimum(((np.arange(width) + 0.5) * columns / width).astype(np.intp), columns - 1)
+    return np.asarray(mask[y[:, None], x[None, :]])
+
+
+def dilate(mask: BoolArray, radius: int) -> BoolArray:
+    """The mask grown by some texels in all eight directions (a square of side 2 * radius + 1)."""
+    grown = mask
+    for axis in (0, 1):
+        done = 0
+        while done < radius:
+            # Shifting by up to three times what is done already leaves no gap.
+            shift = min(2 * done + 1, radius - done)
+            before = grown
+            grown = before.copy()
+            if axis == 0:
+                grown[shift:] |= before[:-shift]
+                grown[:-shift] |= before[shift:]
+            else:
+                grown[:, shift:] |= before[:, :-shift]
+                grown[:, :-shift] |= before[:, shift:]
+            done += shift
+    return grown
+
+
+def _as_mask(mask: BoolArray, name: str) -> BoolArray:
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise InpaintError(
+            "internal", f"The {name} must be a bool array of two axes.", detail=f"{mask.dtype} {mask.shape}"
+        )
+    return mask
+
+
+def _empty_texels(pixels: Pixels, encoding: Encoding) -> BoolArray:
+    """Where a strip of the map holds no surface: black, without a direction, or fully transparent."""
+    colours = pixels[..., : min(3, pixels.shape[2])]
+    empty: BoolArray = np.ones(pixels.shape[:2], np.bool_)
+    for channel in range(colours.shape[2]):
+        empty &= colours[..., channel] == 0
+    if not encoding.two_channel:
+        empty |= _zero_length(pixels, encoding)
+    if pixels.shape[2] == 4:
+        empty |= pixels[..., 3] == 0
+    return empty
+
+
+def _zero_length(pixels: Pixels, encoding: Encoding) -> BoolArray:
+    """Where a strip's vectors have no direction. Full decoding is spent on near-grey texels alone."""
+    suspects: BoolArray = np.ones(pixels.shape[:2], np.bool_)
+    if pixels.dtype.kind == "u":
+        top = int(np.iinfo(pixels.dtype).max)
+        low, high = int(0.46 * top), int(0.54 * top) + 1
+        for channel in range(3):
+            suspects &= (pixels[..., channel] >= low) & (pixels[..., channel] <= high)
+    else:
+        for channel in range(3):
+            suspects &= ~(np.abs(pixels[..., channel].astype(np.float32) - 0.5) > 0.04)
+    if not suspects.any():
+        return suspects
+    y, x = np.nonzero(suspects)
+    vectors = decode_vectors(pixels[y, x][:, None, :], encoding)[:, 0]
+    suspects[y, x] = ~has_direction(vectors)
+    return suspects
+
+
+def _check_finite(pixels: Pixels, known: BoolArray, top: int) -> None:
+    """Refuse NaN and infinity at known texels of a strip that begins at row `top`."""
+    if pixels.dtype.kind != "f":
+        return
+    finite = np.isfinite(pixels[..., : min(3, pixels.shape[2])]).all(axis=-1)
+    bad = known & ~finite
+    if bad.any():
+        y, x = np.argwhere(bad)[0]
+        raise InpaintError("not_finite", detail=f"first at column {x}, row {y + top}")
+
+
+@dataclass
+class _Job:
+    """The map and everything decided about it before the first region."""
+
+    pixels: Pixels
+    encoding: Encoding
+    hole: BoolArray
+    valid: BoolArray
+    out: Pixels
+    constant_z: Pixels | None
+
+
+def _two_channel(pixels: Pixels, encoding: Encoding) -> tuple[Encoding, list[str]]:
+    if pixels.shape[2] == 1:
+        raise InpaintError(
+            "unsupported_format",
+            "The normal map has a single channel, which cannot hold a normal.",
+            "Use an RGB or RGBA map; a height or bump map has to be converted to a normal map first.",
+        )
+    if pixels.shape[2] == 2 and not encoding.two_channel:
+        changed = Encoding(encoding.space, encoding.y_axis, encoding.up_axis, two_channel=True)
+        return changed, ["The map has two channels: z is rebuilt from x and y."]
+    return encoding, []
+
+
+def _survey(
+    pixels: Pixels, mask: BoolArray, valid: BoolArray | None, encoding: Encoding, notices: list[str]
+) -> tuple[BoolArray, BoolArray]:
+    """Decide hole and valid, and refuse what cannot be repaired: one pass over the map in strips."""
+    height, width = mask.shape
+    if not mask.any():
+        raise InpaintError("mask_empty")
+    if mask.all():
+        raise InpaintError("mask_full")
+    if valid is not None:
+        if not (mask & valid).any():
+            raise InpaintError(
+                "mask_empty",
+                "The mask lies wholly outside the valid area, so there is nothing to repair.",
+                "Check that the valid mask is white where there is skin, and that it fits this map.",
+            )
+        if not (valid & ~mask).any():
+            raise InpaintError("mask_full", "The mask covers the whole valid area of the map.")
+    surface = np.ones(mask.shape, np.bool_) if valid is None else valid
+    found = np.zeros(mask.shape, np.bool_) if valid is None else None
+    for rows in _strips(height, width):
+        strip = pixels[rows]
+        known = surface[rows] & ~mask[rows]
+        _check_finite(strip, known, rows.start)
+        if found is not None:
+            found[rows] = _empty_texels(strip, encoding) & ~mask[rows]
+        elif not encoding.two_channel:
+            lost = _zero_length(strip, encoding) & known
+            if lost.any():
+                y, x = np.argwhere(lost)[0]
+                raise InpaintError("zero_length", detail=f"first at column {x}, row {y + rows.start}")
+    if found is not None:
+        empty = int(np.count_nonzero(found))
+        if empty:
+            surface &= ~found
+            share = 100.0 * empty / mask.size
+            notices.append(
+                f"{empty} texels ({share:.1f} %) are black, grey or transparent and were not taken for "
+                "surface; give a valid mask to decide this yourself."
+            )
+    if not (surface & ~mask).any():
+        raise InpaintError("no_context")
+    return mask & surface, surface
+
+
+def _constant_z(job_pixels: Pixels, known: BoolArray) -> Pixels | None:
+    """The blue of a two-channel map if it is the same at all known texels, else None."""
+    blue = job_pixels[..., 2]
+    y, x = np.unravel_index(int(np.argmax(known)), known.shape)
+    value = blue[y, x]
+    for rows in _strips(*known.shape):
+        if (known[rows] & (blue[rows] != value)).any():
+            return None
+    return np.asarray(value)
+
+
+def _wide(job: _Job, context: Box, step: int, crop: Box) -> Wide:
+    """The context averaged over blocks, read in strips from the source."""
+    rows = -(-context.height // step)
+    columns = -(-context.width // step)
+    vectors = np.zeros((rows, columns, 3), np.float32)
+    known_sum = np.zeros((rows, columns), np.float32)
+    hole_sum = np.zeros((rows, columns), np.float32)
+    depth = max(1, _STRIP_TEXELS // 4 // (context.width * step)) * step
+    across = slice(context.left, context.right)
+    for top in range(context.top, context.bottom, depth):
+        down = slice(top, min(context.bottom, top + depth))
+        known = job.valid[down, across] & ~job.hole[down, across]
+        place = slice((top - context.top) // step, -(-(down.stop - context.top) // step))
+        known_sum[place] = block_sum(known, step)
+        hole_sum[place] = block_sum(job.hole[down, across], step)
+        vectors[place] = _block_vectors(job.pixels[down, across], known, step, job.encoding)
+    tall = np.minimum(step, context.height - np.arange(rows) * step)
+    broad = np.minimum(step, context.width - np.arange(columns) * step)
+    area = np.outer(tall, broad).astype(np.float32)
+    normals, hole, valid = classify(vectors, known_sum, hole_sum, area)
+    return Wide(normals, hole, valid, step, context.top - crop.top, context.left - crop.left)
+
+
+def _block_vectors(pixels: Pixels, known: BoolArray, step: int, encoding: Encoding) -> FloatArray:
+    """Sums of the known vectors over blocks, float32 (rows, columns, 3)."""
+    if pixels.dtype.kind == "u" and not encoding.two_channel:
+        # Decoding is linear, so the plain numbers can be summed first: many fewer texels to decode.
+        counts = block_sum(known, step)
+        sums = np.empty((*counts.shape, 3), np.float32)
+        for channel in range(3):
+            # Integers of up to 16 bits fit: a block holds at most 32 x 32 of them.
+            sums[..., channel] = block_sum(pixels[..., channel] * known, step, np.uint32)
+        top = np.float32(np.iinfo(pixels.dtype).max)
+        means = sums / (np.maximum(counts, 1)[..., None] * top)
+        vectors = decode_vectors(means.astype(np.float32), encoding)
+        return np.asarray(vectors * counts[..., None], np.float32)
+    vectors = decode_vectors(pixels, encoding)
+    vectors[~known] = 0  # not a product: what is not known may be NaN
+    sums = block_sum(vectors, step)
+    return np.asarray(sums, np.float32)
+
+
+def _crop(job: _Job, region: Region, wide: Wide | None, options: Options, space: str) -> Crop:
+    box = region.crop.slices
+    hole = np.ascontiguousarray(job.hole[box])
+    valid = np.ascontiguousarray(job.valid[box])
+    vectors = decode_vectors(job.out[box], job.encoding)
+    known = valid & ~hole
+    vectors[~known] = (0.0, 0.0, 1.0)
+    # A seed for each place, so that two holes do not get the same pores.
+    state = np.random.SeedSequence([options.seed & 0xFFFFFFFF, region.tile.top, region.tile.left])
+    seed = int(state.generate_state(1)[0]) & 0x7FFFFFFF
+    return Crop(unit(vectors), hole, valid, space, seed, options.detail, wide)
+
+
+def _check_filled(filled: FloatArray, crop: Crop) -> None:
+    """Refuse a filler's answer that is not a field of unit normals in the hole."""
+    if not isinstance(filled, np.ndarray) or filled.shape != crop.normals.shape:
+        raise InpaintError("bad_result", detail=f"shape {getattr(filled, 'shape', None)}")
+    vectors = filled[crop.hole & crop.valid]
+    length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    if not (np.abs(length - 1) <= 1e-3).all():  # false for NaN as well
+        raise InpaintError("bad_result", detail="vectors that are not finite or not of unit length")
+
+
+def _paste(job: _Job, region: Region, filled: FloatArray) -> None:
+    """Encode the tile's hole texels into the result; nothing else is touched."""
+    tile = region.tile
+    todo = job.hole[tile.slices]
+    y, x = np.nonzero(todo)
+    vectors = filled[y + tile.top - region.crop.top, x + tile.left - region.crop.left]
+    stored = encode(vectors, job.encoding, job.out.dtype)
+    target = job.out[tile.slices]
+    channels = min(3, target.shape[2])
+    if job.encoding.two_channel and channels == 3 and job.constant_z is not None:
+        stored[:, 2] = job.constant_z
+    target[y, x, :channels] = stored[:, :channels]
+    # From now on these texels are known, for the tiles beside this one.
+    job.hole[tile.slices] = False
+
+
+def inpaint(
+    pixels: Pixels,
+    mask: BoolArray,
+    filler: Filler,
+    *,
+    encoding: Encoding | None = None,
+    valid: BoolArray | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> Result:
+    """Repair the masked texels of a normal map.
+
+    Args:
+        pixels: (H, W, C) native samples, top row first: uint8, uint16, float16 or float32. Not changed.
+        mask: bool, True where to repair; of another size with the same proportions it is resampled.
+        filler: What fills each crop.
+        encoding: How the map stores its vectors; tangent space, y up by default.
+        valid: bool, True where there is a surface; resampled like the mask. Without it, texels that are
+            black, without direction or transparent are taken for empty, with a notice.
+        options: Choices about the repair.
+        progress: Told how far it is, from 0 to 1.
+        cancel: Polled often.
+
+    Returns:
+        The result, as documented there. The same input gives the same result.
+
+    Raises:
+        InpaintError: `unsupported_format`, `bad_size`, `size_mismatch`, `mask_empty`, `mask_full`,
+            `not_finite`, `zero_length`, `no_context`, `bad_result`, `cancelled`, or what the filler raised.
+    """
+    started = time.perf_counter()
+    progress = progress or no_progress
+    cancel = cancel or never_cancel
+    options = options or Options()
+    check_pixels(pixels)
+    height, width = pixels.shape[:2]
+    if min(height, width) < SMALLEST or max(height, width) > LARGEST:
+        raise InpaintError(
+            "bad_size",
+            f"The normal map is {width} x {height} texels, which is too "
+            f"{'small' if min(height, width) < SMALLEST else 'large'} to repair.",
+            f"Use a map of at least {SMALLEST} and at most {LARGEST} texels a side.",
+        )
+    encoding, notices = _two_channel(pixels, encoding or Encoding())
+    mask = fit_mask(_as_mask(mask, "mask"), height, width)
+    if valid is not None:
+        valid = fit_mask(_as_mask(valid, "valid mask"), height, width, "valid mask")
+    if options.dilate > 0 and mask.any():
+        mask = dilate(mask, options.dilate)
+    hole, surface = _survey(pixels, mask, valid, encoding, notices)
+    constant_z = None
+    if encoding.two_channel and pixels.shape[2] >= 3:
+        constant_z = _constant_z(pixels, surface & ~hole)
+    job = _Job(pixels, encoding, hole.copy(), surface, pixels.copy(), constant_z)
+    steps = planning.plan(hole, surface, encoding.space)
+    contexts = _Contexts(_Job(pixels, encoding, hole, surface, pixels, None))
+    total = sum(step.crop.height * step.crop.width for step in steps)
+    hole_texels = int(np.count_nonzero(hole))
+    done = 0
+    for region in steps:
+        if cancel():
+            raise Cancelled()
+        texels = region.crop.height * region.crop.width
+        report = _part(progress, done / total, texels / total)
+        wide = contexts.get(region)
+        crop = _crop(job, region, wide, options, encoding.space)
+        filled = filler.fill(crop, progress=report, cancel=cancel)
+        _check_filled(filled, crop)
+        _paste(job, region, filled)
+        del crop, filled
+        done += texels
+    if cancel():
+        raise Cancelled()
+    progress(1.0, "Done")
+    return Result(job.out, hole, hole_texels, len(steps), notices, time.perf_counter() - started)
+
+
+def _part(progress: Progress, start: float, share: float) -> Callable[[float, str], None]:
+    """A `Progress` for one part of the job."""
+
+    def report(fraction: float, text: str) -> None:
+        progress(start + share * min(max(fraction, 0.0), 1.0), text)
+
+    return report
+
+
+class _Contexts:
+    """The coarse context of each region; regions of one hole share theirs.
+
+    All are taken from the source with the whole hole still open, so that the network tells all tiles of
+    one hole the same story.
+    """
+
+    def __init__(self, source: _Job) -> None:
+        self._source = source
+        self._box: tuple[Box, int] | None = None
+        self._last: Wide | None = None
+
+    def get(self, region: Region) -> Wide | None:
+        """The context to send along, None if the crop itself says it all."""
+        source = self._source
+        context, step = region.context, region.step
+        inside = context.slices
+        while not (source.valid[inside] & ~source.hole[inside]).any():
+            wider = planning.widen(context, *source.hole.shape)
+            if wider is None:
+                raise InpaintError("no_context")
+            context, step = wider
+            inside = context.slices
+        if step == 1 and context == region.crop:
+            return None
+        if self._last is None or self._box != (context, step):
+            self._last = _wide(source, context, step, region.crop)
+            self._box = (context, step)
+        last = self._last
+        place = context.top - region.crop.top, context.left - region.crop.left
+        return Wide(last.normals, last.hole, last.valid, step, *place)
