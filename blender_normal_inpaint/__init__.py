@@ -7,9 +7,9 @@ Blender is imported before `register` runs, so the command line and the worker i
 
 def register() -> None:
     """Add the operators, panels, properties and preferences to Blender."""
-    from .addon import registration
+    from .addon.registration import register
 
-    registration.register()
+    register()
 
 
 def unregister() -> None:

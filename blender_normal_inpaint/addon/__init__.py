@@ -1,0 +1,1 @@
+"""The Blender side: the only code that imports bpy. Nothing is imported until `registration` is."""

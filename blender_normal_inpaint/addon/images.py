@@ -1,0 +1,293 @@
+"""Blender images and arrays: native samples, (H, W, C), top row first.
+
+Reading and writing Blender's buffers happens on the main thread, in one call each; everything else that
+costs time (`RawPixels.to_native`, `to_mask`, `to_buffer`) is plain numpy for the job's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import bpy
+import numpy as np
+
+from ..core.engine import BoolArray, FloatArray, Pixels
+from ..core.errors import InpaintError
+from .depth import FileFormat, sniff_bytes, sniff_file
+from .properties import memory_of
+
+SUFFIX = "_inpainted"
+_MASK_SUFFIX = "_mask"
+#: An ID's name has room for 63 bytes; ".001" must fit as well.
+_NAME_BYTES = 59
+_EXTENSIONS = (".png", ".tif", ".tiff", ".exr", ".tga", ".jpg", ".jpeg", ".bmp", ".webp", ".hdr", ".jp2")
+#: Rows converted at a time, so that temporaries stay small beside the map itself.
+_ROWS = 256
+#: Half grey in sRGB: what Blender makes of a stored 0.5 when it loads a deep image tagged sRGB.
+_HALF_LINEAR = 0.21404114
+
+
+@dataclass(frozen=True)
+class RawPixels:
+    """Blender's own samples: float32 (H * W * C), bottom row first."""
+
+    buffer: FloatArray
+    width: int
+    height: int
+    channels: int
+
+    def _blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Rows of the top-first map with their samples, (rows, W, C), block by block."""
+        rows = self.buffer.reshape(self.height, self.width, self.channels)[::-1]
+        for start in range(0, self.height, _ROWS):
+            part = slice(start, min(start + _ROWS, self.height))
+            yield part, rows[part]
+
+    def to_native(self, dtype: str) -> Pixels:
+        """The samples in the type they have in the file, (H, W, C), top row first.
+
+        Exact for every value that Blender loaded from a file of that type; painted values of a 16-bit
+        image are rounded as saving them would.
+        """
+        kind = np.dtype(dtype)
+        result = np.empty((self.height, self.width, self.channels), kind)
+        top = {"uint8": 255.0, "uint16": 65535.0}.get(kind.name)
+        for part, rows in self._blocks():
+            if top is None:
+                with np.errstate(over="ignore"):
+                    result[part] = rows
+            else:
+                scaled = np.clip(rows, 0.0, 1.0) * np.float32(top)
+                result[part] = np.rint(np.nan_to_num(scaled, copy=False))
+        return result
+
+    def to_mask(self, threshold: float = 0.5) -> BoolArray:
+        """Where the image is white, (H, W): the same rule as for files, see `core.files.read_mask`.
+
+        Args:
+            threshold: What of the image's numbers is mid grey.
+        """
+        if self.channels == 4 and self._only_alpha_varies():
+            return self.buffer.reshape(self.height, self.width, 4)[::-1, :, 3] > 0.5
+        result = np.empty((self.height, self.width), bool)
+        weights = np.array([0.2126, 0.7152, 0.0722], np.float32)
+        for part, rows in self._blocks():
+            grey = rows[..., :3] @ weights if self.channels >= 3 else rows[..., 0]
+            if self.channels == 4:
+                grey = grey * rows[..., 3]
+            result[part] = grey > threshold
+        return result
+
+    def _only_alpha_varies(self) -> bool:
+        first = self.buffer[:4]
+        alpha = False
+        for _, rows in self._blocks():
+            if not (rows[..., :3] == first[:3]).all():
+                return False
+            alpha = alpha or bool((rows[..., 3] != first[3]).any())
+        return alpha
+
+
+def to_buffer(pixels: Pixels) -> FloatArray:
+    """Native samples as Blender's buffer: float32 (H * W * 4), bottom row first."""
+    height, width, channels = pixels.shape
+    result = np.empty((height, width, 4), np.float32)
+    if channels < 4:
+        result[..., 3] = 1.0
+    top = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name)
+    flipped = pixels[::-1]
+    for start in range(0, height, _ROWS):
+        part = slice(start, min(start + _ROWS, height))
+        rows = flipped[part].astype(np.float32)
+        if top is not None:
+            rows /= np.float32(top)
+        result[part, :, :channels] = rows
+    return result.reshape(-1)
+
+
+def size_of(image: bpy.types.Image) -> tuple[int, int]:
+    """Width and height; Blender loads the file to know them."""
+    width, height = cast(Any, image.size)
+    return int(width), int(height)
+
+
+def check_readable(image: bpy.types.Image | None, role: str = "normal map") -> bpy.types.Image:
+    """The image if its pixels can be read.
+
+    Raises:
+        InpaintError: `no_pixels`, `tiled` or `unsupported_format`.
+    """
+    if image is None:
+        raise InpaintError("no_pixels", f"No {role} image is chosen.", f"Choose the {role} in the panel.")
+    if image.source == "TILED":
+        raise InpaintError(
+            "tiled", f'The {role} "{image.name}" is a tiled (UDIM) image, which cannot be used yet.'
+        )
+    if image.source not in {"FILE", "GENERATED"} or image.type in {"RENDER_RESULT", "COMPOSITING"}:
+        raise InpaintError(
+            "unsupported_format",
+            f'The {role} "{image.name}" is a movie, a sequence or a render, not a still image.',
+            "Save it as a still image and choose that.",
+        )
+    width, height = size_of(image)
+    if width < 1 or height < 1 or image.channels < 1:
+        where = f' Its file "{file_path(image)}" is missing or damaged.' if image.filepath else ""
+        raise InpaintError(
+            "no_pixels",
+            f'The {role} "{image.name}" has no pixels.{where}',
+            "Find the missing file, reload the image, or choose another.",
+        )
+    return image
+
+
+def check_color_space(image: bpy.types.Image) -> None:
+    """Refuse a normal map whose numbers Blender bends before anyone sees them.
+
+    A deep file in the scene's own linear space comes out as stored, unless its alpha is applied to it.
+
+    Raises:
+        InpaintError: `srgb`.
+    """
+    settings = image.colorspace_settings
+    if settings.is_data:
+        return
+    linear = settings.name in {"Linear Rec.709", "Linear", "Linear BT.709", "Raw"}
+    if image.is_float and linear and image.alpha_mode in {"CHANNEL_PACKED", "PREMUL"}:
+        return
+    saved = " Save its painted changes first: changing the color space discards them." * image.is_dirty
+    raise InpaintError(
+        "srgb",
+        f'The normal map "{image.name}" is tagged {settings.name}, which would bend its vectors.',
+        f"Set the image's Color Space to Non-Color and try again.{saved}",
+    )
+
+
+def file_path(image: bpy.types.Image) -> Path:
+    """Where the image's file is (or would be), absolute."""
+    return Path(bpy.path.abspath(image.filepath, library=image.library))
+
+
+def format_of(image: bpy.types.Image) -> FileFormat:
+    """The type of file that the image stands for; for a result, its source's.
+
+    Must be called after `check_readable`.
+    """
+    noted = FileFormat.from_json(memory_of(image).file_format)
+    found = noted or _sniff(image)
+    if found is None:
+        kind = {"OPEN_EXR": "exr", "TIFF": "tiff", "TARGA": "tga", "BMP": "bmp"}.get(image.file_format, "png")
+        channels = 4 if image.depth in (32, 64, 128) else 3
+        found = FileFormat(
+            "exr" if image.is_float else kind, "float32" if image.is_float else "uint8", channels
+        )
+    if image.is_float and found.dtype == "uint8":
+        return FileFormat("exr", "float32", 4)  # painted over or replaced since
+    if not image.is_float and found.dtype != "uint8":
+        return FileFormat("png", "uint8", found.channels)
+    return found
+
+
+def _sniff(image: bpy.types.Image) -> FileFormat | None:
+    if image.packed_file is not None:
+        return sniff_bytes(image.packed_file.data)
+    if image.source == "FILE" and image.filepath:
+        return sniff_file(file_path(image))
+    return None
+
+
+def read(image: bpy.types.Image) -> RawPixels:
+    """The image's pixels as they are now, unsaved paint included. Main thread; one copy.
+
+    Raises:
+        InpaintError: `no_pixels`, `out_of_memory`.
+    """
+    width, height = size_of(image)
+    channels = image.channels
+    try:
+        buffer = np.empty(width * height * channels, np.float32)
+    except MemoryError as error:
+        raise InpaintError("out_of_memory", detail=str(error)) from error
+    try:
+        cast(Any, image.pixels).foreach_get(buffer)
+    except (RuntimeError, TypeError) as error:
+        raise InpaintError(
+            "no_pixels", f'The pixels of "{image.name}" could not be read.', detail=str(error)
+        ) from error
+    return RawPixels(buffer, width, height, channels)
+
+
+def mask_threshold(image: bpy.types.Image) -> float:
+    """What of Blender's numbers stands for a stored value of one half."""
+    bent = (
+        image.is_float and not image.colorspace_settings.is_data and image.colorspace_settings.name == "sRGB"
+    )
+    return _HALF_LINEAR if bent and image.source == "FILE" else 0.5
+
+
+def _plain_name(name: str) -> str:
+    """A datablock's name without ".001" and without an image file's extension."""
+    stem, dot, number = name.rpartition(".")
+    if dot and stem and number.isdigit() and len(number) == 3:
+        name = stem
+    for extension in _EXTENSIONS:
+        if name.lower().endswith(extension) and len(name) > len(extension):
+            return name[: -len(extension)]
+    return name
+
+
+def _fit(name: str, suffix: str) -> str:
+    room = _NAME_BYTES - len(suffix)
+    return name.encode()[:room].decode(errors="ignore") + suffix
+
+
+def result_name(name: str) -> str:
+    """The name for a result made from an image of this name; a result's own keeps it."""
+    plain = _plain_name(name)
+    if plain.endswith(SUFFIX):
+        plain = plain.removesuffix(SUFFIX)
+    return _fit(plain, SUFFIX)
+
+
+def create_result(
+    name: str, size: tuple[int, int], *, is_float: bool, alpha_mode: str, buffer: FloatArray
+) -> bpy.types.Image:
+    """A new Non-Color image with these pixels, packed so that it is saved with the .blend.
+
+    Args:
+        name: Its name; Blender numbers it if taken.
+        size: Width and height.
+        is_float: Whether it holds more than 8 bits.
+        alpha_mode: As the source's.
+        buffer: What `to_buffer` made.
+
+    Raises:
+        InpaintError: `out_of_memory`; no image is left behind.
+    """
+    image = None
+    try:
+        image = bpy.data.images.new(name, *size, alpha=True, float_buffer=is_float, is_data=True)
+        # Before the pixels: changing it later would throw them away.
+        image.alpha_mode = cast(Any, alpha_mode)
+        cast(Any, image.pixels).foreach_set(buffer)
+        image.update()
+        image.pack()
+    except (RuntimeError, MemoryError, TypeError) as error:
+        if image is not None:
+            bpy.data.images.remove(image)
+        raise InpaintError(
+            "out_of_memory", "Blender could not make the result image.", detail=str(error)
+        ) from error
+    return image
+
+
+def create_mask(source: bpy.types.Image) -> bpy.types.Image:
+    """A black Non-Color image of the source's size, to be painted white where to repair."""
+    width, height = size_of(source)
+    name = _fit(_plain_name(source.name).removesuffix(_MASK_SUFFIX), _MASK_SUFFIX)
+    image = bpy.data.images.new(name, width, height, alpha=False, float_buffer=False, is_data=True)
+    cast(Any, image).generated_color = (0.0, 0.0, 0.0, 1.0)
+    memory_of(image).is_mask = True
+    return image
