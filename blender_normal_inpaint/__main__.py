@@ -168,7 +168,7 @@ def _folder_tasks(arguments: argparse.Namespace) -> tuple[list[_Task], list[tupl
                     path,
                     InpaintError(
                         "no_mask",
-                        f"{path.name} has no mask: there is no {path.stem}{arguments.mask_suffix} image beside it.",
+                        f"{path.name} has no mask: no {path.stem}{arguments.mask_suffix} lies beside it.",
                         "Add the mask, or move the map to another folder.",
                     ),
                 )
@@ -351,9 +351,9 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
     except Exception as error:
         failures.append((arguments.normal, _explain(error)))
     bar.clear()
-    for path, error in failures:
-        report["results"].append({"normal": str(path), "status": "failed", "error": error.to_dict()})
-        _print_error(error, f"{path.name}: " if folder else "Error: ", arguments.debug)
+    for path, failure in failures:
+        report["results"].append({"normal": str(path), "status": "failed", "error": failure.to_dict()})
+        _print_error(failure, f"{path.name}: " if folder else "Error: ", arguments.debug)
     report["failed"] = len(failures)
     report["done"] = sum(entry["status"] == "done" for entry in report["results"])
     report["seconds"] = round(time.perf_counter() - started, 3)

@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from blender_normal_inpaint.core import harmonic  # noqa: E402
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelCard  # noqa: E402
 from blender_normal_inpaint.core.normals import unit  # noqa: E402
-from blender_normal_inpaint.core.resample import spread  # noqa: E402
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -38,7 +38,7 @@ def fake_card(working_size: int = 128, size_multiple: int = 16) -> ModelCard:
 
 
 class FakeEngine:
-    """Stands in for a network: spreads the known normals into the hole, then tilts everything.
+    """Stands in for a network: continues the known normals into the hole, then tilts everything.
 
     The tilt makes its answer differ from the known texels, as a real network's does, so that a seam
     shows unless it is closed. Every input is kept in `seen`.
@@ -58,9 +58,14 @@ class FakeEngine:
         assert batch.shape[2] % self.card.size_multiple == 0 and batch.shape[3] % self.card.size_multiple == 0
         answers = []
         for sample in batch:
-            known = (sample[4] > 0.5) & (sample[3] < 0.5)
-            field = spread(np.ascontiguousarray(np.moveaxis(sample[:3], 0, -1)), known)
-            tilted = unit(field + np.array([self.tilt, -0.5 * self.tilt, 0.0], np.float32))
+            hole = sample[3] > 0.5
+            known = (sample[4] > 0.5) & ~hole
+            field = harmonic.extend(sample[:3], harmonic.border_of(hole, known), hole)
+            field[:, known] = sample[:3, known]
+            field[2][~(known | hole)] = 1
+            tilted = unit(
+                np.moveaxis(field, 0, -1) + np.array([self.tilt, -0.5 * self.tilt, 0.0], np.float32)
+            )
             answers.append(np.moveaxis(tilted, -1, 0))
         return np.ascontiguousarray(np.stack(answers), dtype=np.float32)
 
