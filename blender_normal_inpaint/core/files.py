@@ -132,14 +132,15 @@ def read_map(path: Path) -> MapFile:
                 f"{path.name} has {spec.nchannels} channel(s), which cannot hold a normal map.",
                 "Save the map as RGB or RGBA.",
             )
-        if spec.depth > 1 or spec.deep or source.seek_subimage(1, 0):
+        several = spec.depth > 1 or spec.deep or source.seek_subimage(1, 0)
+        source.geterror()  # that there is no second image is no error
+        if several or not source.seek_subimage(0, 0):
             raise InpaintError(
                 "unsupported_format",
                 f"{path.name} holds several images or layers.",
                 "Save the normal map by itself in a file of its own.",
             )
-        source.seek_subimage(0, 0)
-        if getattr(spec, "width", 0) < 1 or spec.height < 1:
+        if spec.width < 1 or spec.height < 1:
             raise _unreadable(path, "the image has no size")
         pixels = source.read_image(0, 0, 0, spec.nchannels, spec.format)
         trouble = source.geterror()
@@ -256,7 +257,9 @@ def _failed(path: Path, temporary: Path, pixels: Pixels, text: str) -> InpaintEr
     free = pixels.nbytes + 1
     with suppress(OSError):
         free = shutil.disk_usage(temporary.parent).free
-    cut_short = "could only write" in words or "failed to write" in words or "failed writing" in words
+    cut_short = any(
+        phrase in words for phrase in ("could only write", "failed to write", "failed writing", "seek error")
+    )
     if "no space" in words or "too large" in words or cut_short or free < pixels.nbytes // 64:
         return InpaintError(
             "disk_full", f"The disk is full, so {path.name} could not be written.", detail=_short(text)
@@ -265,6 +268,14 @@ def _failed(path: Path, temporary: Path, pixels: Pixels, text: str) -> InpaintEr
 
 
 def _spec_for(pixels: Pixels, form: str, like: MapFile | None) -> Any:
+    spec = _plain_spec_for(pixels, form, like)
+    if form == "tiff" and not any(entry.name.startswith("Exif:") for entry in spec.extra_attribs):
+        # OpenImageIO 3.2 complains of every TIFF without any such field; 65535 means "uncalibrated".
+        spec.attribute("Exif:ColorSpace", 65535)
+    return spec
+
+
+def _plain_spec_for(pixels: Pixels, form: str, like: MapFile | None) -> Any:
     oiio = _oiio()
     height, width, channels = pixels.shape
     kind = _OIIO_TYPES[str(pixels.dtype)]
