@@ -215,8 +215,7 @@ class NORMALINPAINT_OT_inpaint(JobOperator, bpy.types.Operator):
                 for item in bpy.data.scenes:
                     if item.session_uid == scene:
                         settings_of(item).image = image
-            holes = f"{outcome.regions} hole" + ("s" if outcome.regions != 1 else "")
-            return f'Repaired {outcome.texels} texels in {holes} in {outcome.seconds:.1f} s: "{image.name}".'
+            return f'Repaired {outcome.texels} texels in {outcome.seconds:.1f} s: "{image.name}".'
 
         return task.work, after
 

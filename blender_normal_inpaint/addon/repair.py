@@ -54,7 +54,6 @@ class Outcome:
 
     buffer: FloatArray
     texels: int
-    regions: int
     notices: list[str]
     seconds: float
 
@@ -112,7 +111,6 @@ class Repair:
         return Outcome(
             images.to_buffer(result.pixels),
             result.hole_texels,
-            result.regions,
             [*self.notices, *result.notices, *client.take_notices()],
             time.perf_counter() - started,
         )
