@@ -1,0 +1,1 @@
+"""Helpers of the development commands; nothing here is part of the extension."""
