@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -150,8 +151,13 @@ def test_files_that_cannot_hold_a_normal_map(tmp_path):
     spec.channelnames, spec.alpha_channel = ("Y", "A"), 1
     grey_alpha = write_raw(tmp_path / "grey_alpha.png", samples(np.uint8, 2), spec)
     five = write_raw(tmp_path / "five.exr", samples(np.float32, 5))
-    wide = write_raw(tmp_path / "wide.exr", np.ones((8, 8, 3), np.uint32))
-    assert str(spec_of(wide).format) == "uint32"
+    # A TIFF of 32-bit integers by hand, for OpenImageIO does not write them.
+    entries = [(256, 8), (257, 8), (258, 32), (259, 1), (262, 1), (273, 200), (277, 1), (278, 8), (279, 256)]
+    directory = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + bytes(4)
+    wide = tmp_path / "wide.tif"
+    wide.write_bytes(directory.ljust(200, b"\0") + bytes(256))
+    assert str(spec_of(wide).format) == "uint"
     for path in (grey, grey_alpha, five, wide):
         assert code_of(lambda path=path: files.read_map(path)) == "unsupported_format"
 
