@@ -358,7 +358,7 @@ def _green_flips() -> None:
 def spaces(work: Path) -> None:
     """The declared space and green direction reach the core, and mean what they say."""
     repair = addon("repair")
-    tree, texture, node = simple_scene()
+    _, _, node = simple_scene()
     material = bpy.context.view_layer.objects.active.active_material
     mask = settings().mask
 
@@ -376,7 +376,7 @@ def spaces(work: Path) -> None:
     clear()
 
     # A DirectX map is the OpenGL one with its green turned round: so is its result, up to 16-bit steps.
-    tree, texture, node = simple_scene()
+    simple_scene()
     inpaint()
     opengl = read(bpy.data.images["face_inpainted"])
     clear()
