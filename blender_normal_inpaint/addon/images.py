@@ -26,6 +26,8 @@ _NAME_BYTES = 59
 _EXTENSIONS = (".png", ".tif", ".tiff", ".exr", ".tga", ".jpg", ".jpeg", ".bmp", ".webp", ".hdr", ".jp2")
 #: Rows converted at a time, so that temporaries stay small beside the map itself.
 _ROWS = 256
+#: Blender's names, in old and new versions, for the space in which it renders by default.
+_LINEAR = {"Linear Rec.709", "Linear", "Linear BT.709", "Raw"}
 #: Half grey in sRGB: what Blender makes of a stored 0.5 when it loads a deep image tagged sRGB.
 _HALF_LINEAR = 0.21404114
 
@@ -80,6 +82,10 @@ class RawPixels:
                 grey = grey * rows[..., 3]
             result[part] = grey > threshold
         return result
+
+    def is_opaque(self) -> bool:
+        """Whether alpha is 1 everywhere, so that nothing can have been multiplied by it."""
+        return self.channels < 4 or bool((self.buffer[3::4] == 1.0).all())
 
     def _only_alpha_varies(self) -> bool:
         first = self.buffer[:4]
@@ -143,10 +149,11 @@ def check_readable(image: bpy.types.Image | None, role: str = "normal map") -> b
     return image
 
 
-def check_color_space(image: bpy.types.Image) -> None:
+def check_color_space(image: bpy.types.Image, raw: RawPixels) -> None:
     """Refuse a normal map whose numbers Blender bends before anyone sees them.
 
-    A deep file in the scene's own linear space comes out as stored, unless its alpha is applied to it.
+    A deep image in the scene's own linear space (as a new 32-bit image is, and an EXR file) has the numbers
+    that were stored, unless its alpha was applied to them.
 
     Raises:
         InpaintError: `srgb`.
@@ -154,10 +161,10 @@ def check_color_space(image: bpy.types.Image) -> None:
     settings = image.colorspace_settings
     if settings.is_data:
         return
-    linear = settings.name in {"Linear Rec.709", "Linear", "Linear BT.709", "Raw"}
-    if image.is_float and linear and image.alpha_mode in {"CHANNEL_PACKED", "PREMUL"}:
+    free_of_alpha = image.alpha_mode in {"CHANNEL_PACKED", "PREMUL"} or raw.is_opaque()
+    if image.is_float and settings.name in _LINEAR and free_of_alpha:
         return
-    saved = " Save its painted changes first: changing the color space discards them." * image.is_dirty
+    saved = " Save its changes first: Blender discards them with the old color space." * image.is_dirty
     raise InpaintError(
         "srgb",
         f'The normal map "{image.name}" is tagged {settings.name}, which would bend its vectors.',

@@ -65,6 +65,16 @@ def redraw() -> None:
                 area.tag_redraw()
 
 
+def show_in_editors(source: int, result: bpy.types.Image) -> None:
+    """Where an Image Editor shows the source (a session's id), it shows the result from now on."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            space: Any = area.spaces.active
+            shown = space.image if area.type == "IMAGE_EDITOR" else None
+            if shown is not None and shown.session_uid == source:
+                space.image = result
+
+
 class JobOperator:
     """An operator whose work runs in a job: modal in a window, blocking in scripts and background."""
 
@@ -86,21 +96,23 @@ class JobOperator:
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Blender's callback for scripts and background: blocks until done."""
-        window = None if bpy.app.background else context.window_manager
+        manager: Any = None if bpy.app.background else context.window_manager
+
+        def watch(fraction: float, text: str) -> None:
+            if manager is not None:
+                manager.progress_update(fraction * 100)
+
         try:
-            if window is not None:
-                window.progress_begin(0, 100)
+            if manager is not None:
+                manager.progress_begin(0, 100)
             work, after = self.start(context)
-            job = jobs.begin(work)
-            outcome = jobs.wait(
-                job, lambda fraction, _: window.progress_update(fraction * 100) if window else None
-            )
+            outcome = jobs.wait(jobs.begin(work), watch)
             return self._succeed(after(outcome))
         except InpaintError as error:
             return self._fail(error)
         finally:
-            if window is not None:
-                window.progress_end()
+            if manager is not None:
+                manager.progress_end()
             redraw()
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -146,7 +158,8 @@ class JobOperator:
 
     def cancel(self, context: bpy.types.Context) -> None:
         """Blender's callback when it ends the operator itself: another file, or closing the window."""
-        self._job.cancel()
+        if jobs.running() is self._job:
+            jobs.drop()
         self._tidy(context)
 
     def _tidy(self, context: bpy.types.Context) -> None:
@@ -210,6 +223,7 @@ class NORMALINPAINT_OT_inpaint(JobOperator, bpy.types.Operator):
         def after(outcome: repair.Outcome) -> str:
             image = task.finish(outcome)
             jobs.state.notices = outcome.notices
+            show_in_editors(task.source, image)
             if by_hand:
                 # The next click repairs the result, as it does where the material tells the map.
                 for item in bpy.data.scenes:

@@ -60,8 +60,9 @@ class Outcome:
 
 @dataclass
 class Repair:
-    """Everything one repair needs, free of references into Blender's data."""
+    """Everything one repair needs, free of references into Blender's data; `source` is a session's id."""
 
+    source: int
     name: str
     width: int
     height: int
@@ -232,11 +233,13 @@ def prepare(
             "Choose another image as the mask, or make one with New Mask.",
         )
     images.check_readable(source)
-    images.check_color_space(source)
+    raw = images.read(source)
+    images.check_color_space(source, raw)
     notices: list[str] = []
     width, height = images.size_of(source)
     encoding = _encoding(found, choices, notices)
     return Repair(
+        source=source.session_uid,
         name=source.name,
         width=width,
         height=height,
@@ -249,7 +252,7 @@ def prepare(
         worker=preferences.worker_options(),
         place=found.place if found is not None else None,
         notices=notices,
-        raw=images.read(source),
+        raw=raw,
         mask=_read_mask(mask, "mask"),
         valid=_read_mask(valid, "valid area") if valid is not None else None,
     )

@@ -525,6 +525,14 @@ def bad_input(work: Path) -> None:
     assert texture.image.colorspace_settings.name == "sRGB"
     fails(click, "sRGB", "Non-Color")
 
+    # A bake into a new 32-bit image is tagged linear, which bends nothing, unless alpha comes in.
+    baked = bpy.data.images.new("baked", WIDTH, HEIGHT, alpha=True, float_buffer=True)
+    assert not baked.colorspace_settings.is_data
+    values = np.concatenate([normals() * 0.5 + 0.5, np.full((HEIGHT, WIDTH, 1), 0.5)], axis=-1)
+    write(baked, values)
+    texture.image = baked
+    fails(click, "Linear", "Non-Color", "discards")
+
     # Tiled.
     tile = bpy.data.images.new("tile", 64, 64, is_data=True, tiled=True)
     texture.image = tile
@@ -549,6 +557,11 @@ def bad_input(work: Path) -> None:
     inpaint()
     assert addon("jobs").state.error is None
     assert node.inputs["Color"].links[0].from_node.image.name == "face_inpainted"
+    clear()
+    baked = bpy.data.images.new("baked", WIDTH, HEIGHT, alpha=True, float_buffer=True)
+    write(baked, normals() * 0.5 + 0.5)
+    simple_scene(baked)
+    inpaint()
 
 
 def undo(work: Path) -> None:
