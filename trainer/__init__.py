@@ -1,0 +1,1 @@
+"""Training of the networks that repair normal maps: data, masks, losses, loop, evaluation, export."""

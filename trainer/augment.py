@@ -1,0 +1,99 @@
+"""Augmentation that turns the vectors with the picture.
+
+A rotated picture of a face is the picture of a rotated face only if its normals are rotated too; a mirrored
+one only if their x changes sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Moves:
+    """One similarity transform per map of a batch.
+
+    Attributes:
+        angle: (n,) turn of the picture in radians, counter-clockwise on screen.
+        zoom: (n,) above 1 enlarges.
+        shift: (n, 2) the point of the source that comes to the middle, x right, y up, in half sides from
+            the source's middle.
+        flip: (n,) bool, mirror left and right first.
+        turn: (n,) turn of the vectors in radians; equal to `angle` for camera and tangent space. In object
+            space a turned UV layout leaves vectors alone.
+    """
+
+    angle: NDArray[np.float32]
+    zoom: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    flip: NDArray[np.bool_]
+    turn: NDArray[np.float32]
+
+
+def draw_moves(rng: np.random.Generator, count: int, space: str, zoom: tuple[float, float]) -> Moves:
+    """Draw transforms: faces are mostly upright, detail has no upright.
+
+    Args:
+        rng: decides.
+        count: how many.
+        space: tangent, object or camera.
+        zoom: smallest and largest enlargement.
+    """
+    any_angle = rng.random(count) < (0.7 if space == "tangent" else 0.1)
+    angle = np.where(any_angle, rng.uniform(-np.pi, np.pi, count), rng.normal(0, 0.15, count))
+    scale = np.exp(rng.uniform(np.log(zoom[0]), np.log(zoom[1]), count))
+    reach = np.maximum(0.0, 1 - 1 / scale)[:, None] + 0.04
+    turn = rng.normal(0, 0.15, count) if space == "object" else angle
+    return Moves(
+        angle.astype(np.float32),
+        scale.astype(np.float32),
+        (rng.uniform(-1, 1, (count, 2)) * reach).astype(np.float32),
+        rng.random(count) < 0.5,
+        turn.astype(np.float32),
+    )
+
+
+def apply_moves(normals: Tensor, valid: Tensor, moves: Moves, size: int) -> tuple[Tensor, Tensor]:
+    """Transform maps and their vectors.
+
+    Args:
+        normals: (n, 3, h, w) unit vectors, zero off the surface.
+        valid: (n, 1, h, w) 1 on the surface, else 0.
+        moves: the transforms.
+        size: side of the result.
+
+    Returns:
+        (n, 3, size, size) unit vectors, zero off the surface, and (n, 1, size, size) surface. What lies
+        outside the source is not surface.
+    """
+    angle = torch.from_numpy(moves.angle)
+    inverse = 1 / torch.from_numpy(moves.zoom)
+    sign = 1 - 2 * torch.from_numpy(moves.flip.astype(np.float32))
+    shift = torch.from_numpy(moves.shift)
+    cos, sin = torch.cos(angle) * inverse, torch.sin(angle) * inverse
+    # Sampling goes from target to source: the inverse turn. Rows count downwards, so a turn that is
+    # counter-clockwise on screen has the opposite sign in (column, row).
+    theta = torch.stack(
+        [
+            torch.stack([sign * cos, -sign * sin, shift[:, 0]], dim=1),
+            torch.stack([sin, cos, -shift[:, 1]], dim=1),
+        ],
+        dim=1,
+    )
+    grid = functional.affine_grid(theta, [len(normals), 1, size, size], align_corners=False)
+    both = torch.cat([normals * valid, valid], dim=1)
+    out = functional.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    vectors, share = out[:, :3], out[:, 3:]
+    turn = torch.from_numpy(moves.turn)
+    ct, st = torch.cos(turn)[:, None, None], torch.sin(turn)[:, None, None]
+    x, y = vectors[:, 0] * sign[:, None, None], vectors[:, 1]
+    vectors = torch.stack([ct * x - st * y, st * x + ct * y, vectors[:, 2]], dim=1)
+    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    surface = (share >= 0.5) & (length > 1e-4)
+    return vectors / length.clamp_min(1e-6) * surface, surface.float()

@@ -1,0 +1,115 @@
+"""Configuration of a training run, read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .masks import DEFAULT_WEIGHTS, STYLES
+
+
+@dataclass
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        size: side of the training crops.
+        batch: crops per step.
+        steps: length in steps; or
+        minutes: length in minutes of training time, for a machine whose speed is not known.
+        lr: learning rate at the start of the stage; it falls along a cosine
+        lr_end: to this.
+        adversarial: weight of the adversarial loss; 0 trains without a discriminator.
+        features: weight of feature matching.
+        relight: weight of the relit-image difference.
+        curl: weight of the difference in curl.
+    """
+
+    size: int
+    batch: int
+    steps: int = 0
+    minutes: float = 0.0
+    lr: float = 1e-3
+    lr_end: float = 1e-4
+    adversarial: float = 0.0
+    features: float = 0.0
+    relight: float = 0.0
+    curl: float = 0.0
+
+
+@dataclass
+class Config:
+    """A whole run; `data` is the folder of shards with one folder per split."""
+
+    data: str
+    stages: list[Stage]
+    seed: int = 0
+    generator: dict[str, Any] = field(default_factory=lambda: {"kind": "face"})
+    discriminator_width: int = 48
+    lr_discriminator: float = 2e-4
+    r1: float = 2.0
+    r1_every: int = 8
+    shares: dict[str, float] = field(default_factory=lambda: {"camera": 0.7, "object": 0.12, "tangent": 0.18})
+    masks: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
+    known_valid: float = 0.5
+    cosine: float = 1.0
+    chord: float = 0.3
+    gradient: float = 0.3
+    known: float = 0.05
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    ema: float = 0.998
+    log_every: int = 20
+    save_every: int = 200
+    validate_every: int = 400
+    refresh_every: int = 100
+    device: str = "cpu"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """Build from plain values.
+
+        Raises:
+            ValueError: a key is unknown or missing, or a value makes no sense.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = set(values) - known
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+        if not values.get("data") or not values.get("stages"):
+            raise ValueError("a configuration needs `data`, a folder of shards, and at least one [[stages]]")
+        stage_keys = {f.name for f in fields(Stage)}
+        stages = []
+        for number, stage in enumerate(values["stages"], 1):
+            odd = set(stage) - stage_keys
+            if odd:
+                raise ValueError(f"unknown settings in stage {number}: {', '.join(sorted(odd))}")
+            built = Stage(**stage)
+            if (built.steps > 0) == (built.minutes > 0):
+                raise ValueError(f"stage {number} needs either `steps` or `minutes`")
+            if built.size < 16 or built.size % 16 or built.batch < 1:
+                raise ValueError(f"stage {number}: size must be a multiple of 16 and batch at least 1")
+            stages.append(built)
+        odd = set(values.get("masks", {})) - set(STYLES)
+        if odd:
+            raise ValueError(f"unknown mask styles: {', '.join(sorted(odd))}; known: {', '.join(STYLES)}")
+        return cls(**{**values, "stages": stages})
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read a TOML file.
+
+        Raises:
+            ValueError: it is not TOML, or not a configuration.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for checkpoints and run folders."""
+        return asdict(self)

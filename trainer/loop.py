@@ -1,0 +1,225 @@
+"""The training loop: one linear path from configuration to weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blender_normal_inpaint.nets import build_generator
+
+from . import checkpoint, losses, sheets
+from .config import Config, Stage
+from .task import Batch, ShardSet
+
+LAST = "last.pt"
+
+
+class TrainingFailed(RuntimeError):  # noqa: N818  # it is what happened, and reads so
+    """Training cannot go on; the message says why and what to do."""
+
+
+def generator_loss(config: Config, batch: Batch, predicted: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Reconstruction loss of a batch, and its parts for the log."""
+    inside = batch.hole * batch.valid
+    outside = (1 - batch.hole) * batch.valid
+    cosine = losses.cosine(predicted, batch.truth, inside)
+    chord = losses.chord(predicted, batch.truth, inside)
+    composite = batch.composite(predicted)
+    slope = losses.gradient(composite, batch.truth, batch.hole, batch.valid)
+    known = losses.cosine(predicted, batch.truth, outside)
+    total = config.cosine * cosine + config.chord * chord + config.gradient * slope + config.known * known
+    with torch.no_grad():
+        degrees = losses.weighted_mean(losses.angle_degrees(predicted, batch.truth), inside)
+    return total, {
+        "cosine": float(cosine.detach()),
+        "chord": float(chord.detach()),
+        "gradient": float(slope.detach()),
+        "degrees": float(degrees),
+    }
+
+
+def learning_rate(stage: Stage, step: int, progress: float) -> float:
+    """A short warm-up, then a cosine from the stage's first rate to its last."""
+    rate = stage.lr_end + (stage.lr - stage.lr_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return rate * min(1.0, (step + 1) / 100)
+
+
+class Trainer:
+    """A run in a folder: `config.json`, `log.jsonl`, `last.pt`, `sheets/`.
+
+    Args:
+        config: the run.
+        folder: where the run lives; a run that is there is continued.
+        say: takes lines of progress.
+    """
+
+    def __init__(self, config: Config, folder: Path, say: Callable[[str], None] = print):
+        self.config, self.folder, self.say = config, folder, say
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        self.rng = np.random.default_rng(config.seed)
+        self.device = torch.device(config.device)
+        self.generator = build_generator(config.generator).to(self.device)
+        if self.device.type != "mps":
+            self.generator = self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = deepcopy(self.generator).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.generator.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+        self._test: ShardSet | None = None
+        self.step = 0
+        self.stage = 0
+        self.stage_step = 0
+        self.stage_seconds = 0.0
+        if (folder / LAST).exists():
+            self._resume(checkpoint.load(folder / LAST))
+        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        self.generator.load_state_dict(state["generator"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        torch.set_rng_state(state["torch_rng"])
+        self.step, self.stage = state["step"], state["stage"]
+        self.stage_step, self.stage_seconds = state["stage_step"], state["stage_seconds"]
+        self.say(f"continuing at step {self.step}, stage {self.stage + 1}")
+
+    def save(self) -> None:
+        """Write the whole state of the run."""
+        checkpoint.save(
+            self.folder / LAST,
+            {
+                "format": 1,
+                "config": json.dumps(self.config.to_dict()),
+                "revision": checkpoint.git_revision(),
+                "generator": self.generator.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rng": json.dumps(self.rng.bit_generator.state),
+                "torch_rng": torch.get_rng_state(),
+                "step": self.step,
+                "stage": self.stage,
+                "stage_step": self.stage_step,
+                "stage_seconds": self.stage_seconds,
+            },
+        )
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Append a line to the log."""
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def run(self) -> None:
+        """Train until the last stage is done.
+
+        Raises:
+            TrainingFailed: the loss is no number any more, or memory ran out.
+            FileNotFoundError: there is no data.
+        """
+        while self.stage < len(self.config.stages):
+            self._run_stage(self.config.stages[self.stage])
+            self.stage += 1
+            self.stage_step, self.stage_seconds = 0, 0.0
+            self.save()
+        self.say("done")
+
+    def _progress(self, stage: Stage) -> float:
+        return self.stage_step / stage.steps if stage.steps else self.stage_seconds / 60 / stage.minutes
+
+    def _run_stage(self, stage: Stage) -> None:
+        config = self.config
+        data = ShardSet(Path(config.data) / "train", stage.size, config.shares)
+        self.say(f"stage {self.stage + 1} of {len(config.stages)}: {stage.size} px, maps {data.counts()}")
+        seen: list[dict[str, float]] = []
+        while self._progress(stage) < 1:
+            start = time.perf_counter()
+            rate = learning_rate(stage, self.step, self._progress(stage))
+            batch = data.batch(self.rng, stage.batch, config.masks, known_valid=config.known_valid)
+            try:
+                parts = self._train_step(batch, rate)
+            except torch.OutOfMemoryError as error:
+                self.save()
+                raise TrainingFailed(
+                    f"out of memory at {stage.size} px with batches of {stage.batch}; use a smaller batch"
+                ) from error
+            seen.append(parts)
+            self.step += 1
+            self.stage_step += 1
+            self.stage_seconds += time.perf_counter() - start
+            if self.step % config.log_every == 0:
+                mean = {key: float(np.mean([p[key] for p in seen])) for key in seen[0]}
+                per_second = stage.batch / (self.stage_seconds / self.stage_step)
+                self.log(
+                    {"step": self.step, "size": stage.size, "lr": rate, "per_second": per_second, **mean}
+                )
+                text = ", ".join(f"{key} {value:.4f}" for key, value in mean.items())
+                self.say(f"{self.step} [{self._progress(stage):.1%}] {text}, {per_second:.1f}/s")
+                seen = []
+            if self.step % config.refresh_every == 0 and data.refresh():
+                self.say(f"maps {data.counts()}")
+            if self.step % config.save_every == 0:
+                self.save()
+            if self.step % config.validate_every == 0:
+                self.validate(stage)
+
+    def _train_step(self, batch: Batch, rate: float) -> dict[str, float]:
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        predicted = self.generator(batch.inputs.to(memory_format=torch.channels_last))
+        loss, parts = generator_loss(config, batch, predicted)
+        if not torch.isfinite(loss):
+            raise TrainingFailed(
+                f"the loss became {float(loss.detach())} at step {self.step}; "
+                f"continue from {LAST} with a lower learning rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
+        self.optimizer.step()
+        # A young run's average would otherwise hold on to its random start.
+        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+        return parts
+
+    @torch.no_grad()
+    def validate(self, stage: Stage) -> float:
+        """Measure the averaged weights on the test split (or train, if there is none); write a sheet."""
+        folder = Path(self.config.data) / "test"
+        if not any(folder.glob("*.npz")):
+            folder = folder.with_name("train")
+        if self._test is None or self._test.size != stage.size:
+            self._test = ShardSet(folder, stage.size, self.config.shares)
+        rng = np.random.default_rng(12345)
+        batch = self._test.batch(rng, 24, self.config.masks, known_valid=self.config.known_valid)
+        self.average.eval()
+        predicted = self.average(batch.inputs)
+        inside = batch.hole * batch.valid
+        degrees = float(losses.weighted_mean(losses.angle_degrees(predicted, batch.truth), inside))
+        self.say(f"{self.step} test {degrees:.2f} degrees")
+        self.log({"step": self.step, "size": stage.size, "test_degrees": degrees})
+        rows = [
+            sheets.row(
+                *(
+                    batch.truth[i].permute(1, 2, 0).numpy(),
+                    batch.hole[i, 0].numpy() > 0,
+                    batch.valid[i, 0].numpy() > 0,
+                    predicted[i].permute(1, 2, 0).numpy(),
+                )
+            )
+            for i in range(0, 24, 3)
+        ]
+        sheets.write(self.folder / "sheets" / f"{self.step:07d}.png", rows)
+        return degrees

@@ -1,0 +1,49 @@
+"""Losses for normals. Each takes (n, 3, h, w) unit vectors and (n, 1, h, w) weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of (n, 1, h, w) values under non-negative weights; zero when no weight is left."""
+    return (values * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def cosine(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Mean of 1 - cos of the angle between two maps (the reconstruction loss of arXiv 2401.08099)."""
+    return weighted_mean(1 - (predicted * truth).sum(dim=1, keepdim=True), weight)
+
+
+def chord(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Mean distance of the vectors' tips: about the angle, so that small errors still count."""
+    square = ((predicted - truth) ** 2).sum(dim=1, keepdim=True)
+    return weighted_mean(torch.sqrt(square + 1e-5), weight)
+
+
+def gradient(predicted: Tensor, truth: Tensor, hole: Tensor, valid: Tensor) -> Tensor:
+    """Mean difference of the maps' derivatives at one and two texels' distance.
+
+    Counts pairs of surface texels of which at least one lies in the hole, so that the border is held too.
+    """
+    total = predicted.new_zeros(())
+    for step in (1, 2):
+        for axis in (2, 3):
+            size = predicted.shape[axis] - step
+            first = [t.narrow(axis, 0, size) for t in (predicted, truth, hole, valid)]
+            second = [t.narrow(axis, step, size) for t in (predicted, truth, hole, valid)]
+            difference = ((second[0] - first[0]) - (second[1] - first[1])).abs().sum(dim=1, keepdim=True)
+            weight = first[3] * second[3] * torch.maximum(first[2], second[2])
+            total = total + weighted_mean(difference, weight)
+    return total / 4
+
+
+def angle_degrees(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Angle between two maps in degrees, (n, 1, h, w); stable for small angles.
+
+    2 atan2(|a - b|, |a + b|): W. Kahan, "How Futile are Mindless Assessments of Roundoff", 2006.
+    """
+    apart = torch.linalg.vector_norm(predicted - truth, dim=1, keepdim=True)
+    together = torch.linalg.vector_norm(predicted + truth, dim=1, keepdim=True)
+    return torch.rad2deg(2 * torch.atan2(apart, together))

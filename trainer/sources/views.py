@@ -1,0 +1,70 @@
+"""Views of a head: pose, lens and framing, drawn like the maps that users bring."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .ict import Head
+from .raycast import F32, Bool, Camera, Caster, render_camera
+
+
+def draw_camera(head: Head, rng: np.random.Generator) -> Camera:
+    """Draw a camera: mostly the whole face from near the front, else a part of it.
+
+    Args:
+        head: its bounds set the framing.
+        rng: decides.
+
+    Returns:
+        The camera, in the head's frame and unit.
+    """
+    cm = head.unit
+    front = head.vertices[head.normals[:, 2] > 0.3]
+    low, high = front.min(axis=0), front.max(axis=0)
+    # Of the head's height the face is the upper part: below it the neck.
+    face = np.array([(low[0] + high[0]) / 2, high[1] - 0.48 * (high[1] - low[1]), high[2] - 6 * cm])
+    wide = rng.random() < 0.2
+    yaw = rng.normal(0, 0.7) if wide else rng.normal(0, 0.22)
+    pitch = rng.normal(0, 0.25 if wide else 0.12)
+    if rng.random() < 0.62:
+        target = face + rng.normal(0, [1.2, 2.0, 0.5]) * cm
+        width = rng.uniform(20, 36) * cm
+    else:
+        candidates = head.vertices[(head.normals[:, 2] > 0.1) & (head.vertices[:, 1] > face[1] - 9 * cm)]
+        target = candidates[rng.integers(len(candidates))].astype(np.float64)
+        width = rng.uniform(8, 20) * cm
+    fov = float(np.exp(rng.uniform(np.log(0.12), np.log(0.8))))
+    return Camera(
+        target=(float(target[0]), float(target[1]), float(target[2])),
+        width=float(width),
+        yaw=float(np.clip(yaw, -1.6, 1.6)),
+        pitch=float(np.clip(pitch, -0.8, 0.8)),
+        roll=float(rng.normal(0, 0.05)),
+        fov=fov,
+    )
+
+
+def render_views(
+    head: Head, rng: np.random.Generator, count: int, size: int, oversample: int = 1
+) -> list[tuple[F32, Bool]]:
+    """Render several views of one head; building its scene once is most of the cost.
+
+    Args:
+        head: the surface.
+        rng: decides the cameras.
+        count: how many views.
+        size: side of each square map.
+        oversample: rays per texel and axis.
+
+    Returns:
+        Camera-space normals (size, size, 3) and surface maps (size, size).
+    """
+    caster = Caster(head.vertices, head.triangles)
+    views: list[tuple[F32, Bool]] = []
+    while len(views) < count:
+        normals, valid = render_camera(
+            caster, head.normals, head.triangles, draw_camera(head, rng), size, oversample
+        )
+        if valid.mean() > 0.15:
+            views.append((normals, valid))
+    return views

@@ -1,0 +1,154 @@
+"""From shards to training batches: pick, augment, mask, build the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .augment import apply_moves, draw_moves
+from .masks import draw_mask
+from .shards import SPACES, Shard
+
+
+@dataclass
+class Batch:
+    """One training batch.
+
+    Attributes:
+        inputs: (n, 8, s, s) the network's input.
+        truth: (n, 3, s, s) unit normals, zero off the surface.
+        hole: (n, 1, s, s) 1 where the map is hidden.
+        valid: (n, 1, s, s) 1 on the surface, as it really is.
+    """
+
+    inputs: Tensor
+    truth: Tensor
+    hole: Tensor
+    valid: Tensor
+
+    def composite(self, predicted: Tensor) -> Tensor:
+        """The repaired map: known texels kept, the hole filled, nothing off the surface."""
+        return torch.where(self.hole > 0, predicted, self.truth) * self.valid
+
+
+def build_inputs(
+    truth: Tensor, hole: Tensor, valid: Tensor, shown_valid: Tensor, spaces: list[str]
+) -> Tensor:
+    """Build the 8 input channels: known normals, hole, valid, and one-hot space."""
+    known = valid * (1 - hole)
+    n, _, h, w = truth.shape
+    onehot = torch.zeros(n, 3, 1, 1)
+    for i, space in enumerate(spaces):
+        onehot[i, SPACES.index(space)] = 1
+    return torch.cat([truth * known, hole, shown_valid, onehot.expand(n, 3, h, w)], dim=1)
+
+
+def shrink(normals: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Average packed maps (n, h, w, 3) over factor x factor texels, surface texels only."""
+    if factor == 1:
+        return normals
+    n, h, w, _ = normals.shape
+    blocks = normals.reshape(n, h // factor, factor, w // factor, factor, 3)
+    valid = blocks.any(axis=-1, keepdims=True)
+    count = valid.sum(axis=(2, 4))
+    mean = (np.where(valid, blocks, 0).sum(axis=(2, 4), dtype=np.uint32)) / np.maximum(count, 1)
+    return np.where(count * 2 >= factor * factor, np.rint(mean), 0).astype(np.uint8)
+
+
+class ShardSet:
+    """All maps of a folder of shards, by space, in memory; new shards are picked up by `refresh`.
+
+    Args:
+        folder: the shards of one split.
+        size: training size; maps are kept at twice that at most.
+        shares: how often each space is drawn, of those that are there.
+
+    Raises:
+        FileNotFoundError: the folder holds no shards.
+    """
+
+    def __init__(self, folder: Path, size: int, shares: Mapping[str, float]):
+        self.folder, self.size, self.shares = folder, size, shares
+        self._known: set[Path] = set()
+        self._maps: dict[str, list[NDArray[np.uint8]]] = {space: [] for space in SPACES}
+        self.refresh()
+        if not self._known:
+            raise FileNotFoundError(f"no shards in {folder}; run `python -m trainer prepare` first")
+
+    def refresh(self) -> int:
+        """Read shards that are new since the last time; returns how many."""
+        fresh = sorted(set(self.folder.glob("*.npz")) - self._known)
+        for path in fresh:
+            shard = Shard.load(path)
+            factor = max(1, shard.normals.shape[1] // (2 * self.size))
+            self._maps[shard.space].extend(shrink(shard.normals, factor))
+            self._known.add(path)
+        return len(fresh)
+
+    def __len__(self) -> int:
+        return sum(len(maps) for maps in self._maps.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many maps of each space are loaded."""
+        return {space: len(maps) for space, maps in self._maps.items()}
+
+    def batch(
+        self,
+        rng: np.random.Generator,
+        count: int,
+        mask_weights: Mapping[str, float],
+        *,
+        known_valid: float = 0.5,
+        zoom: tuple[float, float] = (0.9, 1.7),
+    ) -> Batch:
+        """Draw a training batch.
+
+        Args:
+            rng: decides everything.
+            count: how many maps.
+            mask_weights: how often each mask style is drawn.
+            known_valid: share of maps whose surface is shown to the network inside the hole too; in the
+                others it is told "surface" there, as for users without a valid mask.
+            zoom: smallest and largest enlargement.
+        """
+        present = [space for space in SPACES if self._maps[space] and self.shares.get(space, 0) > 0]
+        share = np.array([self.shares[space] for space in present])
+        spaces = sorted(str(s) for s in rng.choice(present, count, p=share / share.sum()))
+        truths, valids = [], []
+        for space in SPACES:
+            n = spaces.count(space)
+            if n == 0:
+                continue
+            for maps in self._group(rng, space, n):
+                packed = torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).float()
+                valid = (packed.sum(dim=1, keepdim=True) > 0).float()
+                moves = draw_moves(rng, len(maps), space, zoom)
+                truth, valid = apply_moves((packed - 128) / 127 * valid, valid, moves, self.size)
+                truths.append(truth)
+                valids.append(valid)
+        truth, valid = torch.cat(truths), torch.cat(valids)
+        holes = []
+        for i in range(count):
+            surface = valid[i, 0].numpy() > 0
+            if not surface.any():  # Zoomed into nothing: an empty map teaches nothing, and costs nothing.
+                holes.append(np.zeros_like(surface))
+                continue
+            holes.append(draw_mask(rng, surface, mask_weights))
+        hole = torch.from_numpy(np.stack(holes)).float().unsqueeze(1)
+        told = torch.from_numpy((rng.random(count) < known_valid).astype(np.float32)).reshape(-1, 1, 1, 1)
+        shown = torch.maximum(valid, hole * (1 - told))
+        return Batch(build_inputs(truth, hole, valid, shown, spaces), truth, hole, valid)
+
+    def _group(self, rng: np.random.Generator, space: str, n: int) -> list[list[NDArray[np.uint8]]]:
+        """Draw n maps of a space, in lists of equal size of map."""
+        maps = self._maps[space]
+        by_size: dict[int, list[NDArray[np.uint8]]] = {}
+        for i in rng.integers(len(maps), size=n):
+            by_size.setdefault(maps[int(i)].shape[0], []).append(maps[int(i)])
+        return [by_size[size] for size in sorted(by_size)]
