@@ -297,7 +297,9 @@ class Engine:
         return ["It was a long day."]
 
 
-def real(fill: Callable[..., Any] | None = None) -> Callable[[], None]:
+def real(
+    fill: Callable[..., Any] | None = None, write: Callable[..., Any] | None = None
+) -> Callable[[], None]:
     def fault() -> None:
         requests, answers = boot_real.take_streams()
         answers.write(b"\n")
@@ -314,6 +316,7 @@ def real(fill: Callable[..., Any] | None = None) -> Callable[[], None]:
         engine.card = Card  # type: ignore[assignment]
         server.create_engine = lambda *_, **__: (engine, ["Good morning."])
         server.fill_crop = fill or plain
+        server.write_map = write or server.write_map
         sys.exit(server.serve(requests, answers, options, notices))
 
     return fault
@@ -375,6 +378,12 @@ def disk_full(crop: Any, engine: Any, *, progress: Any, cancel: Any) -> Any:
     return plain(crop, engine, progress=progress, cancel=cancel)
 
 
+def dies_writing(path: Path, *_: Any) -> None:
+    """As `core.files.write_map` would leave things if it were killed."""
+    path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}").write_bytes(b"half")
+    die()
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -412,6 +421,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "healthy": real(),
     "onnx": real(),  # what a fallback asks for
     "noisy": real(noisy),
+    "dies_writing": real(write=dies_writing),
     "digest": real(digest),
     "raises": real(raises(RuntimeError("the network is tired"))),
     "no_memory": real(raises(MemoryError())),

@@ -290,6 +290,18 @@ def test_a_request_that_goes_wrong(make: MakeClient, jobs: Path, fault: str, cod
     works(client)
 
 
+def test_a_worker_killed_while_it_writes_a_file_leaves_the_old_one(make: MakeClient, tmp_path: Path) -> None:
+    client = make("dies_writing")
+    client.ensure_started()
+    target = tmp_path / "result.png"
+    target.write_bytes(b"the old file")
+    with pytest.raises(InpaintError) as caught:
+        client.write_map(target, np.zeros((16, 16, 3), np.uint8))
+    assert caught.value.code == "worker_died"
+    assert target.read_bytes() == b"the old file"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_an_answer_that_never_comes(make: MakeClient) -> None:
     client = make("no_answer", stall_timeout=0.5)
     assert "no progress" in fails(client, "worker_timeout").message

@@ -63,7 +63,7 @@ def extend_path(folders: list[str]) -> list[str]:
     left_out = []
     good = []
     for folder in folders:
-        made_for = re.search(r"python(\d)\.(\d+)", folder)
+        made_for = re.search(r"[\\/]python(\d)\.(\d+)[\\/](?:site|dist)-packages", folder)
         if not os.path.isabs(folder) or not os.path.isdir(folder):  # noqa: PTH112, PTH117
             left_out.append(f"The module folder {folder} does not exist.")
         elif made_for and (int(made_for.group(1)), int(made_for.group(2))) != sys.version_info[:2]:

@@ -290,7 +290,7 @@ class _Process:
                     stream.close()
             with contextlib.suppress(OSError, ValueError):
                 self._stdin.close()
-            shutil.rmtree(self.job_dir, ignore_errors=True)
+            _remove(self.job_dir)
             self.log.note(f"ended with status {self._popen.returncode}")
 
     def _kill(self) -> None:
@@ -427,10 +427,16 @@ class WorkerClient:
             little = pixels.dtype.newbyteorder("<").str
             with _storage(process.job_dir):
                 protocol.write_array(folder / "pixels.npy", pixels.astype(little, copy=False))
-            request = protocol.WriteMap(
-                number, folder.name, pixels.shape, little, str(Path(path).absolute()), form or ""
-            )
-            self._ask(process, request, progress, cancel)
+            path = Path(path).absolute()
+            request = protocol.WriteMap(number, folder.name, pixels.shape, little, str(path), form or "")
+            try:
+                self._ask(process, request, progress, cancel)
+            finally:
+                if not process.running and process.hello is not None:
+                    # What `core.files.write_map` writes beside its target and could not move or remove.
+                    beside = path.with_name(f".{path.stem}.{process.hello.pid}{path.suffix}")
+                    with contextlib.suppress(OSError):
+                        beside.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the worker now, even in the middle of a job; the next call would start another."""
@@ -714,6 +720,15 @@ class WorkerClient:
         detail = f"{what}\n{process.log.describe()}".strip()
         process.stop(kill=True)
         return InpaintError("worker_protocol", detail=detail)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of ours, trying again: Windows lets go of an ended process's files a little late."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
