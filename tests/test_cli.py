@@ -92,8 +92,8 @@ def test_json_and_every_option(tmp_path, capsys, no_weights_needed):
     mask, valid = write_mask(tmp_path / "m.png"), write_mask(tmp_path / "v.png", np.ones(SIZE, bool))
     arguments = [str(source), "--mask", str(mask), "--valid", str(valid), "-o", str(tmp_path / "o.png")]
     arguments += ["--weights", str(tmp_path / "card.json"), "--json"]
-    arguments += "--space object --y-axis down --up-axis z --engine onnx --device cpu".split()
-    arguments += "--threads 2 --seed 7 --dilate 2".split()
+    arguments += ["--space", "object", "--y-axis", "down", "--up-axis", "z", "--engine", "onnx"]
+    arguments += ["--device", "cpu", "--threads", "2", "--seed", "7", "--dilate", "2"]
     assert cli.main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["engine"] == {"name": "fake", "device": "CPU", "model": "fake 1"}

@@ -145,37 +145,41 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
     boxed_hole[rows, columns] = hole
     boxed_valid[rows, columns] = valid
     answer = _run(engine, prepare_batch(boxed_normals, boxed_hole, boxed_valid, crop.space))
-    field = close_seam(answer[rows, columns], normals, hole, known)
     # Known texels hold what is known; past the edge of the surface the field must stay harmless, for the
     # interpolation to native texels reaches two texels far.
-    field = np.where(known[..., None], normals, field)
+    field = np.where(known[..., None], normals, answer[rows, columns])
+    planes = np.ascontiguousarray(np.moveaxis(answer[rows, columns], -1, 0))
+    field[hole] = close_seam(planes, normals, hole, known)
     return _Context(spread(field, known | hole), top, left, tall, broad)
 
 
 def close_seam(
     predicted: FloatArray, normals: FloatArray, unknown: BoolArray, known: BoolArray
 ) -> FloatArray:
-    """The prediction, changed as little as possible so that it meets the known texels around the hole.
+    """The prediction in the hole, changed as little as possible so that it meets the known texels around.
 
     The difference on the hole's border is continued harmonically into the hole and added, and the sum is
     normalised. Parts of the hole that touch no known texel keep the prediction.
 
     Args:
-        predicted: float32 (h, w, 3), unit.
+        predicted: float32 (3, h, w), planes first, of any length above zero.
         normals: float32 (h, w, 3), unit at known texels.
         unknown: bool (h, w), the hole.
         known: bool (h, w), known texels; neither is a wall.
 
     Returns:
-        float32 (h, w, 3), unit.
+        float32 (n, 3), unit: the texels of the hole in reading order.
     """
     border = harmonic.border_of(unknown, known)
-    difference = np.zeros((3, *unknown.shape), np.float32)
+    difference = np.zeros(predicted.shape, np.float32)
     y, x = np.nonzero(border)
-    difference[:, y, x] = (normals[y, x] - predicted[y, x]).T
+    difference[:, y, x] = (normals[y, x] - unit(np.ascontiguousarray(predicted[:, y, x].T))).T
     difference = harmonic.extend(difference, border, unknown)
-    difference += np.moveaxis(predicted, -1, 0)
-    return unit(np.ascontiguousarray(np.moveaxis(difference, 0, -1)))
+    # Only the hole's own texels from here on: of thin strands they are a small part of the box.
+    places = np.flatnonzero(unknown)
+    inside = unit(np.ascontiguousarray(predicted.reshape(3, -1)[:, places].T))
+    inside += difference.reshape(3, -1)[:, places].T
+    return unit(inside)
 
 
 def _stop_if(cancel: Cancel) -> None:
@@ -226,11 +230,10 @@ def fill_crop(
     rows = (np.arange(low_y, high_y) + 0.5 - context.top) * grid_h / context.tall - 0.5
     columns = (np.arange(low_x, high_x) + 0.5 - context.left) * grid_w / context.broad - 0.5
     planes = enlarge(context.field, rows, columns)
-    predicted = unit(np.ascontiguousarray(np.moveaxis(planes, 0, -1)))
     _stop_if(cancel)
-    closed = close_seam(predicted, crop.normals[box], hole[box], known[box])
-    del predicted
-    np.copyto(result[box], closed, where=hole[box][..., None])
+    closed = close_seam(planes, crop.normals[box], hole[box], known[box])
+    del planes
+    result[box][hole[box]] = closed
     _stop_if(cancel)
     if crop.detail:
         from .detail import add_detail

@@ -83,11 +83,15 @@ def from_float(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 
 def unit(vectors: FloatArray) -> FloatArray:
     """The vectors (..., 3) at unit length; those too short to have a direction become (0, 0, 1)."""
-    squared = np.einsum("...i,...i->...", vectors, vectors)
-    short = ~(squared > np.float32(1e-12))  # also true of NaN
-    length = np.sqrt(np.where(short, np.float32(1), squared))
-    result = (vectors / length[..., None]).astype(np.float32, copy=False)
-    if short.any():
+    scale = np.einsum("...i,...i->...", vectors, vectors)
+    short = ~(scale > np.float32(1e-12))  # also true of NaN
+    any_short = bool(short.any())
+    if any_short:
+        scale = np.where(short, np.float32(1), scale)
+    scale = np.sqrt(scale, dtype=np.float32)
+    scale = np.reciprocal(scale)
+    result: FloatArray = np.multiply(vectors, scale[..., None], dtype=np.float32)
+    if any_short:
         result[short] = (0.0, 0.0, 1.0)
     return result
 
