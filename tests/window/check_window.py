@@ -248,7 +248,9 @@ def stages(check: Check, zip_path: Path, size: int) -> Iterator[Wait]:
 
     def unchanged(what: str) -> None:
         check.that({image.name for image in bpy.data.images} == names, f"{what} leaves no image behind")
-        check.that([node.name for node in material.node_tree.nodes] == nodes, f"{what} leaves the nodes alone")
+        check.that(
+            [node.name for node in material.node_tree.nodes] == nodes, f"{what} leaves the nodes alone"
+        )
         check.that(fed_by(material) == result, f"{what} leaves the links alone")
 
     names = {image.name for image in bpy.data.images}
