@@ -49,15 +49,15 @@ _CUT = 0.65
 # it.
 _OCTAVES = 3
 _WIDEST = 26.0
-# Detail that is not the true one adds its own error to the one of leaving it out: at full strength sqrt(2) times
-# it. Measured on procedural skin, these strengths keep the mean angular error below 1.35 times the smooth fill's:
-# the first in thin holes, where the smooth fill is good, the second in holes wider than 64 texels.
-_STRENGTHS = (0.86, 0.98)
+# Detail that is not the true one adds its own error to the one of leaving it out: at full strength sqrt(2)
+# times it. These strengths, by the hole's mean width in texels and measured on procedural skin, keep the mean
+# angular error below 1.35 times the smooth fill's: good in lines, while strands are filled from their borders.
+_STRENGTHS = ((3.0, 6.0, 9.0, 64.0), (0.98, 0.9, 0.86, 0.98))
 # Holes without an interior to measure: share of each band that is left to the detail; the low-pass's standard
-# deviation as a share of the hole's width, and its least, in texels. The strands' error and strength set them.
+# deviation as a share of the hole's width, and its least, in texels. Set by strands' error and strength.
 _THIN = (1.0, 0.3, 0.0, 0.0)
 _THIN_CUT = 0.28
-_THINNEST_CUT = 1.25
+_THINNEST_CUT = 1.4
 _PATCHES = (128, 96, 64, 32, 16, 8)
 _POOL = 2048  # source windows kept to choose from
 _FEWEST = 48  # source windows below which a smaller patch is tried
@@ -618,7 +618,7 @@ def _patch_size(scene: _Scene) -> int:
 
 def _quilt(scene: _Scene, rng: np.random.Generator, watch: _Watch) -> bool:
     """Fill scene.detail in scene.area from its known texels; False if there are too few sources."""
-    strength = np.float32(np.interp(_thickness(scene.area), (16, 64), _STRENGTHS))
+    strength = np.float32(np.interp(_thickness(scene.area), *_STRENGTHS))
     size, src_r, src_c = _sources(scene, _patch_size(scene), rng)
     if size == 0:
         return False
