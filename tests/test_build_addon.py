@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 import build_addon
+from blender_normal_inpaint.addon import png
 from blender_normal_inpaint.addon.depth import FileFormat, sniff_bytes, sniff_file
-from blender_normal_inpaint.core.files import write_map
+from blender_normal_inpaint.core.files import read_map, write_map
 
 
 @pytest.fixture
@@ -235,3 +236,18 @@ def test_damaged_headers_tell_nothing(tmp_path: Path) -> None:
     assert sniff_file(tmp_path / "missing.png") is None
     for text in ("", "[]", "{}", '{"kind": "png", "dtype": "object", "channels": 3}'):
         assert FileFormat.from_json(text) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (300, 7, 4), (256, 33, 3), (513, 20, 4)])
+def test_a_packed_png_has_the_same_samples(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    if shape[2] == 4:
+        pixels[0, 0, 3] = 7
+    (tmp_path / "a.png").write_bytes(png.encode(pixels))
+    if min(shape[:2]) > 1:
+        assert np.array_equal(read_map(tmp_path / "a.png").pixels, pixels)
+    assert sniff_file(tmp_path / "a.png") == FileFormat("png", "uint8", shape[2])
+    if shape[2] == 4:
+        pixels[..., 3] = 255
+        (tmp_path / "a.png").write_bytes(png.encode(pixels))
+        assert np.array_equal(read_map(tmp_path / "a.png").pixels, pixels[..., :3])

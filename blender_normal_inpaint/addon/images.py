@@ -259,28 +259,34 @@ def result_name(name: str) -> str:
 
 
 def create_result(
-    name: str, size: tuple[int, int], *, is_float: bool, alpha_mode: str, buffer: FloatArray
+    name: str, size: tuple[int, int], *, alpha_mode: str, content: FloatArray | bytes
 ) -> bpy.types.Image:
     """A new Non-Color image with these pixels, packed so that it is saved with the .blend.
 
     Args:
         name: Its name; Blender numbers it if taken.
         size: Width and height.
-        is_float: Whether it holds more than 8 bits.
         alpha_mode: As the source's.
-        buffer: What `to_buffer` made.
+        content: What `to_buffer` made, for a float image, or what `png.encode` made, for one of 8 bits.
 
     Raises:
         InpaintError: `out_of_memory`; no image is left behind.
     """
     image = None
+    is_float = not isinstance(content, bytes)
     try:
         image = bpy.data.images.new(name, *size, alpha=True, float_buffer=is_float, is_data=True)
         # Before the pixels: changing it later would throw them away.
         image.alpha_mode = cast(Any, alpha_mode)
-        cast(Any, image.pixels).foreach_set(buffer)
-        image.update()
-        image.pack()
+        if isinstance(content, bytes):
+            cast(Any, image).pack(data=content, data_len=len(content))
+            image.source = "FILE"
+            if size_of(image) != size:
+                raise RuntimeError("Blender cannot read the packed result")
+        else:
+            cast(Any, image.pixels).foreach_set(content)
+            image.update()
+            image.pack()
     except (RuntimeError, MemoryError, TypeError) as error:
         if image is not None:
             bpy.data.images.remove(image)

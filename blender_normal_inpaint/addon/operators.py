@@ -57,12 +57,18 @@ def current_result(context: bpy.types.Context) -> bpy.types.Image | None:
     return chosen if chosen is not None and memory_of(chosen).file_format else None
 
 
-def redraw() -> None:
-    """Redraw every editor that shows the panel."""
+def redraw(*, everything: bool = True) -> None:
+    """Redraw the editors that show the panel; without `everything` only their sidebars, which is cheap."""
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type in _EDITORS:
+            if area.type not in _EDITORS:
+                continue
+            if everything or area.type == "PREFERENCES":
                 area.tag_redraw()
+                continue
+            for region in area.regions:
+                if region.type == "UI":
+                    region.tag_redraw()
 
 
 def show_in_editors(source: int, result: bpy.types.Image) -> None:
@@ -146,7 +152,7 @@ class JobOperator:
                 context.workspace.status_text_set(
                     f"Normal Inpaint: {text}, {fraction * 100:.0f} %     Esc: cancel"
                 )
-            redraw()
+            redraw(everything=False)
             return {"PASS_THROUGH"}
         self._tidy(context)
         try:

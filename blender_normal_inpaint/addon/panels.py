@@ -15,7 +15,8 @@ _TAB = "Normal Inpaint"
 def _wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: Any = "NONE") -> None:
     """A sentence as labels that fit the sidebar."""
     scale = context.preferences.system.ui_scale
-    width = max(16, int((context.region.width - 40 * scale) / (6.5 * scale)))
+    room = context.region.width - (70 if icon != "NONE" else 45) * scale
+    width = max(16, int(room / (6.7 * scale)))
     column = layout.column(align=True)
     for index, line in enumerate(textwrap.wrap(text, width)):
         column.label(text=line, icon=icon if index == 0 else "NONE")

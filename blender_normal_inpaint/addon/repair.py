@@ -16,7 +16,7 @@ from ..core.errors import InpaintError
 from ..core.normals import Encoding
 from ..core.pipeline import Options, inpaint
 from ..worker.client import WorkerOptions
-from . import images, jobs, nodes, preferences
+from . import images, jobs, nodes, png, preferences
 from .depth import FileFormat
 from .properties import memory_of
 
@@ -50,9 +50,9 @@ class _Mask:
 
 @dataclass
 class Outcome:
-    """What the thread brings back: a buffer ready for Blender, and what to tell the user."""
+    """What the thread brings back: pixels ready for Blender (see `create_result`), and what to say."""
 
-    buffer: FloatArray
+    content: FloatArray | bytes
     texels: int
     notices: list[str]
     seconds: float
@@ -109,8 +109,9 @@ class Repair:
         )
         del pixels
         progress(_END, "Finishing")
+        content = images.to_buffer(result.pixels) if self.is_float else png.encode(result.pixels)
         return Outcome(
-            images.to_buffer(result.pixels),
+            content,
             result.hole_texels,
             [*self.notices, *result.notices, *client.take_notices()],
             time.perf_counter() - started,
@@ -125,9 +126,8 @@ class Repair:
         image = images.create_result(
             images.result_name(self.name),
             (self.width, self.height),
-            is_float=self.is_float,
             alpha_mode=self.alpha_mode,
-            buffer=outcome.buffer,
+            content=outcome.content,
         )
         try:
             memory = memory_of(image)

@@ -469,6 +469,24 @@ def painted_masks(work: Path) -> None:
     assert changed[inside].mean() > 0.9 and not changed[~inside].any()
     clear()
 
+    # An 8-bit map gives an 8-bit result, alpha and all, that is ready to be painted over.
+    values = np.concatenate([normals() * 0.5 + 0.5, np.full((HEIGHT, WIDTH, 1), 0.5)], axis=-1)
+    simple_scene(image_from(values, deep=False))
+    inpaint()
+    result = bpy.data.images["face_inpainted"]
+    assert not result.is_float and result.packed_file is not None and not result.is_dirty
+    assert result.colorspace_settings.name == "Non-Color"
+    changed = _changed()
+    assert changed[box].mean() > 0.9 and not changed[~box].any()
+    assert np.unique(np.rint(read(result)[..., 3] * 255)).tolist() == [128.0]
+    values = read(result).copy()
+    values[0, 0] = (1.0, 0.0, 0.0, 1.0)
+    write(result, values)
+    result.pack()
+    result.reload()
+    assert np.array_equal(np.rint(read(result) * 255), np.rint(values * 255))
+    clear()
+
     # A map painted over and not saved: what is seen is what is repaired.
     simple_scene()
     values = normals() * 0.5 + 0.5
@@ -567,21 +585,23 @@ def bad_input(work: Path) -> None:
 def undo(work: Path) -> None:
     """One step takes the image and its node away; redo brings both back, pixels and all."""
     bpy.context.preferences.edit.use_global_undo = True
-    simple_scene()
-    names = {image.name for image in bpy.data.images}
-    bpy.ops.ed.undo_push(message="before")
-    before = snapshot()
-    inpaint()
-    bpy.ops.ed.undo_push(message="Inpaint")
-    pixels = read(bpy.data.images["face_inpainted"]).copy()
-    after = snapshot()
-    assert bpy.ops.ed.undo() == {"FINISHED"}
-    assert {image.name for image in bpy.data.images} == names
-    assert snapshot() == before
-    assert bpy.ops.ed.redo() == {"FINISHED"}
-    assert snapshot() == after
-    assert np.array_equal(read(bpy.data.images["face_inpainted"]), pixels)
-    # The other way round: an operator that failed leaves nothing to undo.
+    for deep in (True, False):
+        simple_scene(normal_image(deep=deep))
+        names = {image.name for image in bpy.data.images}
+        bpy.ops.ed.undo_push(message="before")
+        before = snapshot()
+        inpaint()
+        bpy.ops.ed.undo_push(message="Inpaint")
+        pixels = read(bpy.data.images["face_inpainted"]).copy()
+        after = snapshot()
+        assert bpy.ops.ed.undo() == {"FINISHED"}
+        assert {image.name for image in bpy.data.images} == names
+        assert snapshot() == before
+        assert bpy.ops.ed.redo() == {"FINISHED"}
+        assert snapshot() == after
+        assert np.array_equal(read(bpy.data.images["face_inpainted"]), pixels)
+        clear()
+    # What makes it one step in a window.
     assert "UNDO" in addon("operators").NORMALINPAINT_OT_inpaint.bl_options
 
 
