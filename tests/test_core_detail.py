@@ -57,7 +57,8 @@ def _slopes(size: int, uneven: float = 0.35) -> npt.NDArray[Any]:
 
 def _unit(v: npt.NDArray[Any]) -> Floats:
     length = np.sqrt(np.square(v).sum(-1, keepdims=True))
-    return np.asarray((v / length).astype(np.float32))
+    out: Floats = np.divide(v, length).astype(np.float32)
+    return out
 
 
 def _skin(size: int, uneven: float = 0.35) -> Floats:
@@ -72,7 +73,8 @@ def _harmonic(normals: Floats, hole: Bools) -> Floats:
         h, w = known.shape
         k = known[..., None].astype(np.float32)
         if min(h, w) <= 4:
-            return v * k + (v * k).sum((0, 1)) / max(k.sum(), 1) * (1 - k)
+            mean = (v * k).sum((0, 1)) / max(float(k.sum()), 1.0)
+            return np.asarray(v * k + mean * (1 - k), np.float32)
         pad = ((0, h % 2), (0, w % 2), (0, 0))
         total, weight = (np.pad(a, pad) for a in (v * k, k))
         total, weight = (

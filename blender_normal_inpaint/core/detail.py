@@ -51,7 +51,7 @@ _OCTAVES = 3
 _WIDEST = 26.0
 # Detail that is not the true one adds its own error to the one of leaving it out: at full strength sqrt(2)
 # times it. These strengths, by the hole's mean width in texels and measured on procedural skin, keep the mean
-# angular error below 1.35 times the smooth fill's: good in lines, while strands are filled from their borders.
+# angular error below 1.35 times the smooth fill's: good in lines; strands are joined to their borders.
 _STRENGTHS = ((3.0, 6.0, 9.0, 64.0), (0.98, 0.9, 0.86, 0.98))
 # Holes without an interior to measure: share of each band that is left to the detail; the low-pass's standard
 # deviation as a share of the hole's width, and its least, in texels. Set by strands' error and strength.
