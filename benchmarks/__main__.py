@@ -1,6 +1,6 @@
 """`python -m benchmarks`: speed and memory of both engines inside Blender, beside OpenCV in the same run.
 
-Needs Python 3.11 or 3.13 and nothing else, as the demonstration does. Every figure is the median of a
+Needs Python 3.11 or 3.13 and nothing else, as the demonstration does. Every figure is the median of a few
 runs of the operator, from the click to the new image. Prints a table in Markdown, writes the runs as JSON.
 """
 
