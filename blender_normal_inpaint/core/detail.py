@@ -542,18 +542,21 @@ class _Places:
         energy: (h, w) natural logarithm of the mean square detail, continued into the hole.
         normal: (3, h, w) mean low-pass normal.
         bend: (h, w) natural logarithm of how much the low-pass normal changes within the window.
+        peak: (h, w) natural logarithm of the mean square detail in the window's loudest cell.
     """
 
     cell: int
     energy: Floats
     normal: Floats
     bend: Floats
+    peak: Floats
 
     def at(self, r: Ints, c: Ints) -> Floats:
-        """(5, ...) features of windows with their corners at (r, c): energy, normal, bend."""
+        """(6, ...) features of windows with their corners at (r, c): energy, normal, bend, peak."""
         i, j = (r + self.cell // 2) // self.cell, (c + self.cell // 2) // self.cell
         i, j = np.minimum(i, self.energy.shape[0] - 1), np.minimum(j, self.energy.shape[1] - 1)
-        return np.concatenate([self.energy[i, j][None], self.normal[:, i, j], self.bend[i, j][None]])
+        rest = self.bend[i, j][None], self.peak[i, j][None]
+        return np.concatenate([self.energy[i, j][None], self.normal[:, i, j], *rest])
 
 
 def _places(scene: _Scene, size: int) -> _Places:
@@ -565,27 +568,27 @@ def _places(scene: _Scene, size: int) -> _Places:
     energy = _shrink(d.real * d.real + d.imag * d.imag, cell)
     share = _shrink(scene.known[:h, :w].astype(np.float32), cell)
     energy = (energy / np.maximum(share, 1e-6)).astype(np.float32)
-    mean = _pull_push(energy, np.where(share > 0.3, np.float32(1),
-    np.float32(0)))
+    mean = _pull_push(energy, np.where(share > 0.3, np.float32(1), np.float32(0)))
     # The low-pass, sampled at cell centres from its own coarse grid.
     f = scene.step
     at_r = (np.arange(h // cell) * cell + cell // 2) // f + 1
     at_c = (np.arange(w // cell) * cell + cell // 2) // f + 1
     low = _unit(scene.coarse[:3][:, at_r][:, :, at_c])
 
-    def window(field: Floats) -> Floats:
-        """Mean over the 4 x 4 cells (fewer at the far edges) whose corner is each cell."""
+    def cells(field: Floats) -> list[Floats]:
+        """The 4 x 4 cells (fewer at the far edges) of the window whose corner is each cell."""
         n = size // cell
         wide = np.pad(field, ((0, n - 1), (0, n - 1)), mode="edge")
-        total = np.zeros_like(field)
-        for a in range(n):
-            for b in range(n):
-                total += wide[a : a + field.shape[0], b : b + field.shape[1]]
-        return np.asarray(total / (n * n), np.float32)
+        return [wide[a : a + field.shape[0], b : b + field.shape[1]] for a in range(n) for b in range(n)]
+
+    def window(field: Floats) -> Floats:
+        """Mean over the window whose corner is each cell."""
+        return np.asarray(np.mean(cells(field), axis=0), np.float32)
 
     normal = np.stack([window(low[c]) for c in range(3)])
     spread = np.maximum(1 - np.square(normal).sum(0), 0)
-    return _Places(cell, np.log(window(mean) + 1e-9), normal, np.log(spread + 1e-4))
+    peak = np.log(np.max(cells(mean), axis=0) + 1e-9)
+    return _Places(cell, np.log(window(mean) + 1e-9), normal, np.log(spread + 1e-4), peak)
 
 
 def _sources(scene: _Scene, size: int, rng: np.random.Generator) -> tuple[int, Ints, Ints]:
@@ -627,6 +630,8 @@ def _quilt(scene: _Scene, rng: np.random.Generator, watch: _Watch) -> bool:
     width = scene.area.shape[1]
     places = _places(scene, size)
     features = places.at(src_r, src_c)
+    # A crease or a scar stands out of its window; where nothing around tells of one, none is put.
+    usual = float(np.quantile(features[5] - features[0], 0.7))
     # Half a turn keeps the direction of creases; more only where there is little to choose from and no
     # direction.
     turns = 8 if scene.isotropic and len(src_r) < _POOL // 4 else 2
@@ -687,6 +692,7 @@ def _quilt(scene: _Scene, rng: np.random.Generator, watch: _Watch) -> bool:
             unlike += 1.0 * np.square(features[1:4][:, None] - place[1:4][:, :, None]).sum(0)
             unlike += 0.12 * np.abs(features[4][None] - place[4][:, None])
             unlike += 0.25 * far
+            unlike += 1.0 * np.maximum(features[5][None] - place[0][:, None] - usual, 0)
             m = min(_CANDIDATES, len(src_r))
             lottery = unlike + rng.exponential(0.25, unlike.shape)
             pick = (
