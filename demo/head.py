@@ -179,6 +179,7 @@ def lay_out(uv: Float, face_uv: Int, corners: Float, plugs: Int) -> Float:
     area = flat.det().abs() + 1e-9
     inverse = torch.linalg.inv(flat)
     weight = area / area.sum()
+    weight[-len(plugs) :] *= 0.02
 
     def jacobians(at: torch.Tensor) -> torch.Tensor:
         corner = at[triangles]

@@ -107,11 +107,11 @@ def draw(output: Path, figures: dict[str, float | int | str]) -> Image.Image:
         ),
         ("Damaged", f"{figures['mean_degrees_damaged']}° mean error", to_bytes(damaged)),
         ("Result", f"{figures['mean_degrees_repaired']}° mean error", to_bytes(result)),
-        ("Difference", f"result to source, 0 to {DEGREES:.0f}°", glow(error(result, source))),
+        ("Difference", f"0° to {DEGREES:.0f}°, black to white", glow(error(result, source))),
     ]
     before, after = (Image.open(output / name).convert("RGB") for name in ("before.png", "after.png"))
 
-    side, title = 300, 48
+    side, title = 280, 48
     width = 5 * side + 6 * GAP
     half = (width - 3 * GAP) // 2
     tall = round(before.height * half / before.width)

@@ -78,7 +78,7 @@ def make_low(head: dict[str, npt.NDArray[Any]]) -> bpy.types.Object:
     """The mesh that carries the map: smoothed, so that the map holds form and not only pores."""
     low = mesh_object("Head", head)
     apply_modifier(low, "SUBSURF", levels=1, render_levels=1, use_limit_surface=True)
-    apply_modifier(low, "SMOOTH", factor=0.5, iterations=4)
+    apply_modifier(low, "SMOOTH", factor=0.5, iterations=1)
     return low
 
 
@@ -217,7 +217,9 @@ def bake(low: bpy.types.Object, high: bpy.types.Object, size: int) -> bpy.types.
     scene.cycles.samples = 4
     settings = scene.render.bake
     settings.use_selected_to_active = True
-    settings.cage_extrusion = 0.04
+    # Short rays: lips and lids touch, and a longer one would meet the other lip.
+    settings.cage_extrusion = 0.012
+    settings.max_ray_distance = 0.03
     settings.margin = max(2, size // 128)
     settings.normal_space = "TANGENT"
     for other in bpy.context.view_layer.objects:
@@ -282,7 +284,7 @@ def damage_mask(size: int, rng: np.random.Generator) -> Bool:
     """
     v, u = np.mgrid[0:size, 0:size].astype(np.float32) / size
     ragged = 0.16 * field(size, 7, rng) + 0.05 * field(size, 28, rng)
-    patch = ((u - 0.640) / 0.105) ** 2 + ((v - 0.605) / 0.110) ** 2
+    patch = ((u - 0.672) / 0.102) ** 2 + ((v - 0.605) / 0.110) ** 2
     mask = patch < 1.0 + ragged * 1.4
     for start, lean, bend, end in (
         (0.36, 0.10, 0.022, 0.47),
