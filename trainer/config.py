@@ -54,6 +54,7 @@ class Config:
     shares: dict[str, float] = field(default_factory=lambda: {"camera": 0.7, "object": 0.12, "tangent": 0.18})
     masks: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     known_valid: float = 0.5
+    zoom: list[float] = field(default_factory=lambda: [0.9, 1.7])
     cosine: float = 1.0
     chord: float = 0.3
     gradient: float = 0.3

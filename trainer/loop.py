@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -12,12 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from blender_normal_inpaint.nets import build_generator
 
 from . import checkpoint, losses, sheets
 from .config import Config, Stage
+from .discriminator import (
+    PatchDiscriminator,
+    discriminator_loss,
+    feature_matching,
+    generator_adversarial,
+    patch_weight,
+    r1_penalty,
+)
 from .task import Batch, ShardSet
 
 LAST = "last.pt"
@@ -63,10 +72,16 @@ class Trainer:
     """
 
     def __init__(self, config: Config, folder: Path, say: Callable[[str], None] = print):
-        self.config, self.folder, self.say = config, folder, say
+        self.config, self.folder = config, folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
-        self.rng = np.random.default_rng(config.seed)
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.world > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if config.device.startswith("cuda") else "gloo")
+        self.say: Callable[[str], None] = say if self.rank == 0 else lambda text: None
+        # Every process draws its own batches; the first one draws what a run without company would.
+        self.rng = np.random.default_rng([config.seed, self.rank] if self.rank else config.seed)
         self.device = torch.device(config.device)
         self.generator = build_generator(config.generator).to(self.device)
         if self.device.type != "mps":
@@ -75,6 +90,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.generator.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
+        self.discriminator = PatchDiscriminator(config.discriminator_width).to(self.device)
+        # No momentum: the classic choice where two networks chase each other.
+        self.judge_optimizer = torch.optim.Adam(
+            self.discriminator.parameters(), lr=config.lr_discriminator, betas=(0.0, 0.99)
+        )
         self._test: ShardSet | None = None
         self.step = 0
         self.stage = 0
@@ -82,20 +102,34 @@ class Trainer:
         self.stage_seconds = 0.0
         if (folder / LAST).exists():
             self._resume(checkpoint.load(folder / LAST))
-        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+        if self.world > 1:
+            for tensor in self.generator.state_dict().values():
+                distributed.broadcast(tensor, 0)
+            for tensor in self.discriminator.state_dict().values():
+                distributed.broadcast(tensor, 0)
+        if self.rank == 0:
+            (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
 
     def _resume(self, state: dict[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.bit_generator.state = json.loads(state["rng"])
+        if "discriminator" in state:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.judge_optimizer.load_state_dict(state["judge_optimizer"])
+        if self.rank == 0:
+            self.rng.bit_generator.state = json.loads(state["rng"])
+        else:
+            self.rng = np.random.default_rng([self.config.seed, self.rank, int(state["step"])])
         torch.set_rng_state(state["torch_rng"])
         self.step, self.stage = state["step"], state["stage"]
         self.stage_step, self.stage_seconds = state["stage_step"], state["stage_seconds"]
         self.say(f"continuing at step {self.step}, stage {self.stage + 1}")
 
     def save(self) -> None:
-        """Write the whole state of the run."""
+        """Write the whole state of the run; of several processes the first one does."""
+        if self.rank:
+            return
         checkpoint.save(
             self.folder / LAST,
             {
@@ -105,6 +139,8 @@ class Trainer:
                 "generator": self.generator.state_dict(),
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "discriminator": self.discriminator.state_dict(),
+                "judge_optimizer": self.judge_optimizer.state_dict(),
                 "rng": json.dumps(self.rng.bit_generator.state),
                 "torch_rng": torch.get_rng_state(),
                 "step": self.step,
@@ -116,6 +152,8 @@ class Trainer:
 
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to the log."""
+        if self.rank:
+            return
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")
 
@@ -134,19 +172,42 @@ class Trainer:
         self.say("done")
 
     def _progress(self, stage: Stage) -> float:
-        return self.stage_step / stage.steps if stage.steps else self.stage_seconds / 60 / stage.minutes
+        if stage.steps:
+            return self.stage_step / stage.steps
+        if self.world > 1:  # All must agree on when a stage ends: the first one's clock counts.
+            clock = torch.tensor(self.stage_seconds, dtype=torch.float64, device=self.device)
+            distributed.broadcast(clock, 0)
+            self.stage_seconds = float(clock)
+        return self.stage_seconds / 60 / stage.minutes
+
+    def _share_gradients(self, network: nn.Module) -> None:
+        """Average a network's gradients over all processes, in one message."""
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.world
+        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def _run_stage(self, stage: Stage) -> None:
         config = self.config
         data = ShardSet(Path(config.data) / "train", stage.size, config.shares)
         self.say(f"stage {self.stage + 1} of {len(config.stages)}: {stage.size} px, maps {data.counts()}")
         seen: list[dict[str, float]] = []
-        while self._progress(stage) < 1:
+        while (progress := self._progress(stage)) < 1:
             start = time.perf_counter()
-            rate = learning_rate(stage, self.step, self._progress(stage))
-            batch = data.batch(self.rng, stage.batch, config.masks, known_valid=config.known_valid)
+            rate = learning_rate(stage, self.step, progress)
+            batch = data.batch(
+                self.rng,
+                stage.batch,
+                config.masks,
+                known_valid=config.known_valid,
+                zoom=(config.zoom[0], config.zoom[1]),
+            )
             try:
-                parts = self._train_step(batch, rate)
+                parts = self._train_step(batch, rate, stage)
             except torch.OutOfMemoryError as error:
                 self.save()
                 raise TrainingFailed(
@@ -158,26 +219,80 @@ class Trainer:
             self.stage_seconds += time.perf_counter() - start
             if self.step % config.log_every == 0:
                 mean = {key: float(np.mean([p[key] for p in seen])) for key in seen[0]}
-                per_second = stage.batch / (self.stage_seconds / self.stage_step)
+                per_second = self.world * stage.batch / (self.stage_seconds / self.stage_step)
                 self.log(
                     {"step": self.step, "size": stage.size, "lr": rate, "per_second": per_second, **mean}
                 )
                 text = ", ".join(f"{key} {value:.4f}" for key, value in mean.items())
-                self.say(f"{self.step} [{self._progress(stage):.1%}] {text}, {per_second:.1f}/s")
+                self.say(f"{self.step} [{progress:.1%}] {text}, {per_second:.1f}/s")
                 seen = []
             if self.step % config.refresh_every == 0 and data.refresh():
                 self.say(f"maps {data.counts()}")
             if self.step % config.save_every == 0:
                 self.save()
-            if self.step % config.validate_every == 0:
+            if self.step % config.validate_every == 0 and self.rank == 0:
                 self.validate(stage)
 
-    def _train_step(self, batch: Batch, rate: float) -> dict[str, float]:
+    def _judge_step(self, batch: Batch, composite: Tensor) -> dict[str, float]:
+        """One step of the discriminator; the generator is left alone."""
+        config = self.config
+        self.discriminator.requires_grad_(True)
+        truth = batch.truth * batch.valid
+        real, _ = self.discriminator(truth, batch.hole, batch.valid)
+        fake, _ = self.discriminator(composite.detach(), batch.hole, batch.valid)
+        loss, right = discriminator_loss(real, fake, patch_weight(batch.hole, batch.valid, real))
+        if config.r1 > 0 and self.step % config.r1_every == 0:
+            # Applied rarely ("lazily"), so scaled up by how rarely.
+            penalty = r1_penalty(self.discriminator, truth, batch.hole, batch.valid)
+            loss = loss + config.r1 / 2 * config.r1_every * penalty
+        self.judge_optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._share_gradients(self.discriminator)
+        self.judge_optimizer.step()
+        return {"judge": float(loss.detach()), "judge_right": right}
+
+    def _adversarial_loss(
+        self, batch: Batch, composite: Tensor, stage: Stage
+    ) -> tuple[Tensor, dict[str, float]]:
+        """What the discriminator and the finer measures add to the generator's loss."""
+        parts: dict[str, float] = {}
+        total = composite.new_zeros(())
+        if stage.adversarial > 0 or stage.features > 0:
+            self.discriminator.requires_grad_(False)
+            fake, features = self.discriminator(composite, batch.hole, batch.valid)
+            with torch.no_grad():
+                _, wanted = self.discriminator(batch.truth * batch.valid, batch.hole, batch.valid)
+            fooled = generator_adversarial(fake, patch_weight(batch.hole, batch.valid, fake))
+            matched = feature_matching(features, wanted)
+            total = total + stage.adversarial * fooled + stage.features * matched
+            parts |= {"adversarial": float(fooled.detach()), "features": float(matched.detach())}
+        inside = batch.hole * batch.valid
+        if stage.relight > 0:
+            drawn = self.rng.normal(size=(len(composite), 3, 3)).astype(np.float32)
+            drawn[..., 2] = np.abs(drawn[..., 2]) + 0.2
+            lights = torch.from_numpy(drawn / np.linalg.norm(drawn, axis=-1, keepdims=True))
+            lit = losses.relight(composite, batch.truth, inside, lights.to(composite.device))
+            total = total + stage.relight * lit
+            parts["relight"] = float(lit.detach())
+        if stage.curl > 0:
+            curl = losses.curl_difference(composite, batch.truth, inside)
+            total = total + stage.curl * curl
+            parts["curl"] = float(curl.detach())
+        return total, parts
+
+    def _train_step(self, batch: Batch, rate: float, stage: Stage) -> dict[str, float]:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         predicted = self.generator(batch.inputs.to(memory_format=torch.channels_last))
         loss, parts = generator_loss(config, batch, predicted)
+        composite = batch.composite(predicted)
+        if stage.adversarial > 0:
+            parts |= self._judge_step(batch, composite)
+        if max(stage.adversarial, stage.features, stage.relight, stage.curl) > 0:
+            extra, more = self._adversarial_loss(batch, composite, stage)
+            loss = loss + extra
+            parts |= more
         if not torch.isfinite(loss):
             raise TrainingFailed(
                 f"the loss became {float(loss.detach())} at step {self.step}; "
@@ -185,6 +300,7 @@ class Trainer:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self._share_gradients(self.generator)
         nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
         self.optimizer.step()
         # A young run's average would otherwise hold on to its random start.
@@ -192,6 +308,8 @@ class Trainer:
         with torch.no_grad():
             for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
+            for kept, new in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+                kept.copy_(new)  # statistics of batch normalisation are averages already
         return parts
 
     @torch.no_grad()

@@ -47,3 +47,40 @@ def angle_degrees(predicted: Tensor, truth: Tensor) -> Tensor:
     apart = torch.linalg.vector_norm(predicted - truth, dim=1, keepdim=True)
     together = torch.linalg.vector_norm(predicted + truth, dim=1, keepdim=True)
     return torch.rad2deg(2 * torch.atan2(apart, together))
+
+
+def relight(predicted: Tensor, truth: Tensor, weight: Tensor, lights: Tensor) -> Tensor:
+    """Mean difference of Lambert shading under given lights, and of the shading's derivatives.
+
+    Args:
+        predicted: (n, 3, h, w).
+        truth: (n, 3, h, w).
+        weight: (n, 1, h, w).
+        lights: (n, k, 3) unit directions towards the lights.
+    """
+    shade = torch.einsum("nkc,nchw->nkhw", lights, predicted).clamp_min(0)
+    wanted = torch.einsum("nkc,nchw->nkhw", lights, truth).clamp_min(0)
+    off = shade - wanted
+    total = weighted_mean(off.abs().mean(dim=1, keepdim=True), weight)
+    for axis in (2, 3):
+        pair = weight.narrow(axis, 0, weight.shape[axis] - 1) * weight.narrow(axis, 1, weight.shape[axis] - 1)
+        total = total + weighted_mean(off.diff(dim=axis).abs().mean(dim=1, keepdim=True), pair)
+    return total
+
+
+def curl_difference(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Mean difference in curl of the slopes -n_x/n_z, -n_y/n_z: a surface's slopes have none.
+
+    The truth's own curl is the measure, since a map of a face jumps where one part hides another. Texels
+    turned further away than 70 degrees in the truth do not count.
+    """
+
+    def curl(n: Tensor) -> Tensor:
+        z = n[:, 2:].clamp_min(0.2)
+        right, up = -n[:, 0:1] / z, -n[:, 1:2] / z
+        # Rows count downwards: the derivative along up is the negative one along rows.
+        return up[:, :, :-1].diff(dim=3) + right[:, :, :, :-1].diff(dim=2)
+
+    facing = weight * (truth[:, 2:] > 0.34)
+    whole = facing[:, :, :-1, :-1] * facing[:, :, 1:, :-1] * facing[:, :, :-1, 1:]
+    return weighted_mean((curl(predicted) - curl(truth)).abs().clamp_max(2.0), whole)

@@ -21,11 +21,13 @@ def _empty(size: int) -> NDArray[np.uint8]:
     return np.zeros((size, size), np.uint8)
 
 
-def _polygon(canvas: NDArray[np.uint8], points: NDArray[np.float64]) -> None:
+def fill_polygon(canvas: NDArray[np.uint8], points: NDArray[np.float64]) -> None:
+    """Set the inside of an outline (n, 2), x then y in texels, to 1."""
     cv2.fillPoly(canvas, [np.rint(points * 16).astype(np.int32).reshape(-1, 1, 2)], 1, shift=4)
 
 
-def _path(canvas: NDArray[np.uint8], points: NDArray[np.float64], width: float) -> None:
+def fill_path(canvas: NDArray[np.uint8], points: NDArray[np.float64], width: float) -> None:
+    """Set a line of a width along points (n, 2), x then y in texels, to 1."""
     cv2.polylines(
         canvas,
         [np.rint(points * 16).astype(np.int32).reshape(-1, 1, 2)],
@@ -36,7 +38,7 @@ def _path(canvas: NDArray[np.uint8], points: NDArray[np.float64], width: float) 
     )
 
 
-def _blob_outline(
+def blob_outline(
     rng: np.random.Generator, centre: Centre, radius: float, wobble: float, stretch: float = 1.0
 ) -> NDArray[np.float64]:
     """Outline (n, 2), x then y, of a smooth closed curve about a centre."""
@@ -72,16 +74,16 @@ def lines(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
     for _ in range(int(rng.integers(3, 12))):
         start = (rng.uniform(0, size), rng.uniform(0, size))
         path = _walk(rng, start, size * 0.04, int(rng.integers(6, 30)), 0.4)
-        _path(canvas, path, size * rng.uniform(0.008, 0.05))
+        fill_path(canvas, path, size * rng.uniform(0.008, 0.05))
     return canvas > 0
 
 
 def blob(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
     """One large blob, a fifth to over a half of the map across."""
     canvas = _empty(size)
-    _polygon(
+    fill_polygon(
         canvas,
-        _blob_outline(rng, centre, size * rng.uniform(0.1, 0.28), rng.uniform(0, 0.35), rng.uniform(1, 1.6)),
+        blob_outline(rng, centre, size * rng.uniform(0.1, 0.28), rng.uniform(0, 0.35), rng.uniform(1, 1.6)),
     )
     return canvas > 0
 
@@ -91,7 +93,9 @@ def scatter(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
     canvas = _empty(size)
     for _ in range(int(rng.integers(5, 30))):
         place = (rng.uniform(0, size), rng.uniform(0, size))
-        _polygon(canvas, _blob_outline(rng, place, size * rng.uniform(0.015, 0.07), 0.3, rng.uniform(1, 1.8)))
+        fill_polygon(
+            canvas, blob_outline(rng, place, size * rng.uniform(0.015, 0.07), 0.3, rng.uniform(1, 1.8))
+        )
     return canvas > 0
 
 
@@ -123,7 +127,7 @@ def strands(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
         for _ in range(int(rng.integers(4, 18))):
             drift = np.linspace(0, 1, len(lock))[:, None] * rng.normal(0, size * 0.06, 2)
             hair = lock + rng.normal(0, size * 0.03, 2) + drift
-            _path(canvas, hair, size * rng.uniform(0.003, 0.012))
+            fill_path(canvas, hair, size * rng.uniform(0.003, 0.012))
     return canvas > 0
 
 
@@ -134,7 +138,7 @@ def brush(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
     for _ in range(int(rng.integers(1, 6))):
         start = (centre[0] + rng.normal(0, size * 0.06), centre[1] + rng.normal(0, size * 0.06))
         path = _walk(rng, start, size * 0.03, int(rng.integers(2, 12)), 0.5)
-        _path(canvas, path, width * rng.uniform(0.7, 1.3))
+        fill_path(canvas, path, width * rng.uniform(0.7, 1.3))
     return canvas > 0
 
 
@@ -148,20 +152,20 @@ def prop(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
     middle = np.array([centre[1], centre[0]])
     if kind < 0.5:
         palm = size * rng.uniform(0.07, 0.14)
-        _polygon(canvas, _blob_outline(rng, centre, palm, 0.15, rng.uniform(1, 1.3)))
+        fill_polygon(canvas, blob_outline(rng, centre, palm, 0.15, rng.uniform(1, 1.3)))
         for finger in range(int(rng.integers(3, 6))):
             across = (finger / 4 - 0.5) * 1.7 * palm
             root = middle + ahead * palm * 0.6 + aside * across
             lean = ahead + aside * ((finger / 4 - 0.5) * rng.uniform(0, 1.0))
             tip = root + lean * palm * rng.uniform(0.9, 1.7)
-            _path(
+            fill_path(
                 canvas, np.stack([root, (root + tip) / 2 + rng.normal(0, palm * 0.06, 2), tip]), palm * 0.38
             )
         arm = middle - ahead * size
-        _path(canvas, np.stack([middle, arm]), palm * 1.3)
+        fill_path(canvas, np.stack([middle, arm]), palm * 1.3)
     elif kind < 0.75:
         reach = size * rng.uniform(0.3, 1.2)
-        _path(
+        fill_path(
             canvas,
             np.stack([middle - ahead * size * 0.1, middle + ahead * reach]),
             size * rng.uniform(0.03, 0.16),
@@ -171,7 +175,7 @@ def prop(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
         corners = [
             middle + sx * w * ahead + sy * h * aside for sx, sy in ((1, 1), (1, -1), (-1, -1), (-1, 1))
         ]
-        _polygon(canvas, np.stack(corners))
+        fill_polygon(canvas, np.stack(corners))
     return canvas > 0
 
 
@@ -191,7 +195,7 @@ def half(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
 def feature(rng: np.random.Generator, size: int, centre: Centre) -> Bool:
     """An oval the size of an eye, a nose or a mouth."""
     canvas = _empty(size)
-    _polygon(canvas, _blob_outline(rng, centre, size * rng.uniform(0.05, 0.13), 0.12, rng.uniform(1, 2.4)))
+    fill_polygon(canvas, blob_outline(rng, centre, size * rng.uniform(0.05, 0.13), 0.12, rng.uniform(1, 2.4)))
     return canvas > 0
 
 

@@ -8,6 +8,7 @@ Eight bits cost at most 0.23 degrees, far below what inpainting is measured in, 
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Shard:
         try:
             with np.load(path, allow_pickle=False) as data:
                 shard = cls(data["normals"], data["identity"], str(data["space"]))
-        except (OSError, KeyError, EOFError, ValueError) as error:
+        except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{path} is not a readable shard ({error}); delete it and prepare again"
             ) from error

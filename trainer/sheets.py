@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .metrics import angles
+
 F32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
@@ -27,13 +29,6 @@ def heat(degrees: F32, valid: Bool, top: float = 30.0) -> F32:
     return np.asarray(np.where(valid[..., None], colour, 0), dtype=np.float32)
 
 
-def angle(first: F32, second: F32) -> F32:
-    """Angle in degrees (h, w) between unit vectors (h, w, 3); stable for small angles (Kahan 2006)."""
-    apart = np.linalg.norm(first - second, axis=-1)
-    together = np.linalg.norm(first + second, axis=-1)
-    return np.degrees(2 * np.arctan2(apart, together)).astype(np.float32)
-
-
 def row(truth: F32, hole: Bool, valid: Bool, filled: F32) -> F32:
     """One row (h, 6w, 3): input, result, truth, error, relit result, relit truth."""
 
@@ -47,7 +42,7 @@ def row(truth: F32, hole: Bool, valid: Bool, filled: F32) -> F32:
             damaged,
             show(result),
             show(truth),
-            heat(angle(result, truth), valid),
+            heat(angles(result, truth), valid),
             relight(result, valid),
             relight(truth, valid),
         ],

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from .augment import apply_moves, draw_moves
 from .masks import draw_mask
@@ -53,12 +54,12 @@ def shrink(normals: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     """Average packed maps (n, h, w, 3) over factor x factor texels, surface texels only."""
     if factor == 1:
         return normals
-    n, h, w, _ = normals.shape
-    blocks = normals.reshape(n, h // factor, factor, w // factor, factor, 3)
-    valid = blocks.any(axis=-1, keepdims=True)
-    count = valid.sum(axis=(2, 4))
-    mean = (np.where(valid, blocks, 0).sum(axis=(2, 4), dtype=np.uint32)) / np.maximum(count, 1)
-    return np.where(count * 2 >= factor * factor, np.rint(mean), 0).astype(np.uint8)
+    packed = torch.from_numpy(normals).permute(0, 3, 1, 2).float()
+    valid = (packed.amax(dim=1, keepdim=True) > 0).float()
+    share = functional.avg_pool2d(valid, factor)
+    mean = functional.avg_pool2d(packed * valid, factor) / share.clamp_min(1e-6)
+    mean = torch.where(share >= 0.5, mean.round(), 0).to(torch.uint8)
+    return np.ascontiguousarray(mean.permute(0, 2, 3, 1).numpy())
 
 
 class ShardSet:
@@ -66,7 +67,7 @@ class ShardSet:
 
     Args:
         folder: the shards of one split.
-        size: training size; maps are kept at twice that at most.
+        size: training size; maps are kept at less than three times that.
         shares: how often each space is drawn, of those that are there.
 
     Raises:
@@ -86,7 +87,9 @@ class ShardSet:
         fresh = sorted(set(self.folder.glob("*.npz")) - self._known)
         for path in fresh:
             shard = Shard.load(path)
-            factor = max(1, shard.normals.shape[1] // (2 * self.size))
+            factor = 1
+            while shard.normals.shape[1] // (2 * factor) >= self.size * 4 / 3:
+                factor *= 2
             self._maps[shard.space].extend(shrink(shard.normals, factor))
             self._known.add(path)
         return len(fresh)

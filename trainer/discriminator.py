@@ -1,0 +1,114 @@
+"""The patch discriminator: is this part of the map filled in, or real?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges overlapping patches of (normals, hole, valid): it learns texture and features, not faces.
+
+    Spectral normalisation (Miyato et al., 2018) bounds how steep its verdict can be; with R1 beside it, it
+    cannot memorise a small set, which is how the papers' discriminator failed.
+
+    Args:
+        width: channels after the first layer; they double twice.
+    """
+
+    def __init__(self, width: int = 48):
+        super().__init__()
+        channels = (5, width, 2 * width, 4 * width)
+        self.layers = nn.ModuleList(spectral_norm(nn.Conv2d(i, o, 4, 2, 1)) for i, o in pairwise(channels))
+        self.verdict = spectral_norm(nn.Conv2d(channels[-1], 1, 3, 1, 1))
+
+    def forward(self, normals: Tensor, hole: Tensor, valid: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Judge maps.
+
+        Args:
+            normals: (n, 3, h, w) with zeros off the surface.
+            hole: (n, 1, h, w).
+            valid: (n, 1, h, w).
+
+        Returns:
+            Verdicts (n, 1, h/8, w/8), positive for real, and the features of every layer.
+        """
+        x = torch.cat([normals, hole, valid], dim=1)
+        features: list[Tensor] = []
+        for layer in self.layers:
+            x = functional.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        verdict: Tensor = self.verdict(x)
+        return verdict, features
+
+
+def patch_weight(hole: Tensor, valid: Tensor, like: Tensor) -> Tensor:
+    """How much hidden surface each verdict sees: (n, 1, h/8, w/8) in 0..1."""
+    return functional.adaptive_max_pool2d(hole * valid, like.shape[2:])
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, weight: Tensor) -> tuple[Tensor, float]:
+    """Hinge loss over patches that see a hole, and the share of verdicts that are right."""
+    loss = _mean(functional.relu(1 - real), weight) + _mean(functional.relu(1 + fake), weight)
+    with torch.no_grad():
+        right = (_mean((real > 0).float(), weight) + _mean((fake < 0).float(), weight)) / 2
+    return loss, float(right)
+
+
+def generator_adversarial(fake: Tensor, weight: Tensor) -> Tensor:
+    """Hinge GAN's loss of the generator over patches that see a hole."""
+    return -_mean(fake, weight)
+
+
+def feature_matching(fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    """Mean difference of the discriminator's features (pix2pixHD, Wang et al., 2018)."""
+    total = fake[0].new_zeros(())
+    for a, b in zip(fake, real, strict=True):
+        total = total + (a - b.detach()).abs().mean() / b.detach().abs().mean().clamp_min(1e-3)
+    return total / len(fake)
+
+
+def r1_penalty(model: nn.Module, normals: Tensor, hole: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared gradient of the verdict on real maps (Mescheder et al., 2018)."""
+    normals = normals.detach().requires_grad_(True)
+    verdict, _ = model(normals, hole, valid)
+    (slope,) = torch.autograd.grad(verdict.sum(), normals, create_graph=True)
+    return (slope**2).sum(dim=(1, 2, 3)).mean()
+
+
+class DcganDiscriminator(nn.Module):
+    """The papers' discriminator: one verdict on the whole map.
+
+    Kept from the papers: strided convolutions, batch normalisation, LeakyReLU 0.2, a sigmoid at the end (here
+    inside the loss, as logits). Guessed: five layers of 4x4 convolutions, 64 channels doubling up to 512.
+
+    Args:
+        width: channels after the first layer.
+    """
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        for level in range(5):
+            outputs = min(width * 2**level, width * 8)
+            layers.append(nn.Conv2d(inputs, outputs, 4, 2, 1))
+            if level > 0:
+                layers.append(nn.BatchNorm2d(outputs))
+            layers.append(nn.LeakyReLU(0.2))
+            inputs = outputs
+        self.layers = nn.Sequential(*layers)
+        self.verdict = nn.Linear(inputs, 1)
+
+    def forward(self, normals: Tensor) -> Tensor:
+        """Judge whole maps (n, 3, h, w): one logit each (n, 1), positive for real."""
+        out: Tensor = self.verdict(self.layers(normals).mean(dim=(2, 3)))
+        return out

@@ -1,0 +1,145 @@
+"""A folder of normal maps: a studio's own scans, split by subject."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from blender_normal_inpaint.core.errors import InpaintError
+from blender_normal_inpaint.core.files import read_map, read_mask
+from blender_normal_inpaint.core.normals import Encoding, decode
+
+from .raycast import F32, Bool
+
+SUFFIXES = (".png", ".tif", ".tiff", ".exr", ".tga", ".jpg", ".jpeg")
+VALID_SUFFIX = "_valid"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One map of a folder: its file, its subject, and its valid mask if there is one."""
+
+    path: Path
+    subject: str
+    valid: Path | None
+
+
+def subject_of(path: Path, root: Path) -> str:
+    """The person a map shows: its first folder below the root, else the name up to the first _, - or dot.
+
+    Several maps of one person must never lie in two splits: what is learned there would be recognised here.
+    """
+    parts = path.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else re.split(r"[_\-.]", path.stem)[0]
+
+
+def find_maps(root: Path) -> list[Entry]:
+    """List a folder's maps.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it holds no maps, or maps of one subject only, which cannot be split.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    masks = {p.with_suffix("").as_posix(): p for p in files if p.stem.endswith(VALID_SUFFIX)}
+    entries = [
+        Entry(p, subject_of(p, root), masks.get(p.with_suffix("").as_posix() + VALID_SUFFIX))
+        for p in files
+        if not p.stem.endswith(VALID_SUFFIX)
+    ]
+    if not entries:
+        raise ValueError(f"{root} holds no normal maps ({', '.join(SUFFIXES)})")
+    if len({entry.subject for entry in entries}) < 2:
+        raise ValueError(
+            f"{root} holds maps of one subject only; a split by subject needs two: give each its own folder"
+        )
+    return entries
+
+
+def split_subjects(entries: Sequence[Entry], share: float = 0.15) -> set[str]:
+    """Choose the subjects held out for testing: by a hash of the name, so that new maps move nobody.
+
+    Returns:
+        At least one subject, and never all.
+    """
+    subjects = sorted({e.subject for e in entries}, key=lambda s: hashlib.sha256(s.encode()).digest())
+    count = min(len(subjects) - 1, max(1, round(share * len(subjects))))
+    return set(subjects[:count])
+
+
+def read_entry(entry: Entry, encoding: Encoding) -> tuple[F32, Bool]:
+    """Read one map.
+
+    Returns:
+        (h, w, 3) unit normals, zero off the surface, and the (h, w) surface: the valid mask, or else every
+        texel that has a direction.
+
+    Raises:
+        ValueError: it cannot be read, or its valid mask has another size, or it points inwards: wrong space.
+    """
+    try:
+        pixels = read_map(entry.path).pixels
+        normals = decode(pixels, encoding)
+        shape = pixels.shape[:2]
+        raw = pixels[..., :3].astype(np.float64)
+        valid = np.any(raw != 0, axis=-1)
+        if entry.valid is not None:
+            mask = read_mask(entry.valid)
+            if mask.shape != shape:
+                raise ValueError(f"{entry.valid} is not of the size of {entry.path.name}")
+            valid &= mask
+    except InpaintError as error:
+        raise ValueError(f"{entry.path}: {error}") from error
+    valid &= np.isfinite(normals).all(axis=-1)
+    if not valid.any():
+        raise ValueError(f"{entry.path} holds no surface")
+    if encoding.space in ("tangent", "camera") and np.median(normals[..., 2][valid]) < 0:
+        raise ValueError(f"{entry.path} mostly points inwards: is it really in {encoding.space} space?")
+    return np.where(valid[..., None], normals, 0).astype(np.float32), valid
+
+
+def crops(
+    normals: F32, valid: Bool, size: int, rng: np.random.Generator, count: int
+) -> Iterator[tuple[F32, Bool]]:
+    """Draw square crops of a map, from the whole to a few times its detail, at a size for shards.
+
+    Args:
+        normals: (h, w, 3).
+        valid: (h, w).
+        size: side of the crops.
+        rng: decides.
+        count: how many.
+
+    Yields:
+        (size, size, 3) unit normals and the (size, size) surface; every crop shows some.
+    """
+    import cv2
+
+    h, w = valid.shape
+    weighted = np.concatenate([normals * valid[..., None], valid[..., None]], axis=-1).astype(np.float32)
+    rows, columns = np.nonzero(valid)
+    for _ in range(count):
+        side = float(np.exp(rng.uniform(np.log(min(size, max(h, w))), np.log(max(h, w)))))
+        pick = int(rng.integers(len(rows)))
+        top = np.clip(rows[pick] - side / 2, min(0, h - side), max(0, h - side))
+        left = np.clip(columns[pick] - side / 2, min(0, w - side), max(0, w - side))
+        # Averaging whole areas needs a stop at the crop's own size: cut, pad, then shrink.
+        n = max(1, round(side))
+        piece = np.zeros((n, n, 4), np.float32)
+        y0, x0 = round(float(top)), round(float(left))
+        ys, xs = slice(max(0, y0), min(h, y0 + n)), slice(max(0, x0), min(w, x0 + n))
+        piece[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0] = weighted[ys, xs]
+        kind = cv2.INTER_AREA if n >= size else cv2.INTER_LINEAR
+        small = cv2.resize(piece, (size, size), interpolation=kind)
+        length = np.linalg.norm(small[..., :3], axis=-1)
+        surface = (small[..., 3] >= 0.5) & (length > 1e-4)
+        if surface.any():
+            unit = small[..., :3] / np.maximum(length, 1e-6)[..., None]
+            yield np.where(surface[..., None], unit, 0).astype(np.float32), surface
