@@ -143,10 +143,10 @@ def compact(points: Float, quads: Int) -> tuple[Float, Int]:
 def lay_out(uv: Float, face_uv: Int, corners: Float, plugs: Int) -> Float:
     """Spreads MakeHuman's layout of the head over the square, with little stretch.
 
-    There the eyes, the nose and the mouth get a few texels each. Gradient steps lower the symmetric Dirichlet energy |J|^2 + |J^-1|^2 of every triangle
-    (Smith and Schaefer 2015, "Bijective Parameterization with Free Boundaries"), which is lowest for an
-    isometry and infinite for a flipped triangle. The back of the head is asked for a smaller scale than the
-    face.
+    There the eyes, the nose and the mouth get a few texels each. Gradient steps lower the symmetric
+    Dirichlet energy |J|^2 + |J^-1|^2 of every triangle (Smith and Schaefer 2015, "Bijective
+    Parameterization with Free Boundaries"), which is lowest for an isometry and infinite for a flipped
+    triangle. The back of the head is asked for a smaller scale than the face.
 
     Args:
         uv: (k, 2) coordinates, an island without flipped quads.

@@ -78,7 +78,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="normal_inpaint_tests_") as folder:
             reports = Path(folder)
             say(f"Without Blender, on Python {version}:")
-            pytest(unit, "without Blender", reports, count, "-m", "not blender")
+            # Each folder has a conftest that its tests import by that name, so they run apart.
+            pytest(unit, "without Blender", reports, count, "--ignore=tests/blender", "-m", "not blender")
             if not options.fast:
                 in_blender(unit, reports, count)
     except SetupError as error:
@@ -104,7 +105,15 @@ def in_blender(unit: Path, reports: Path, count: Count) -> None:
         state = f"on {where}" if where else f"NOT RUN: no Python {version} is installed"
         say(f"Blender {' and '.join(releases)}: {state}")
     pytest(
-        unit, "in Blender", reports, count, "-m", "blender", NORMAL_INPAINT_BPY_PYTHONS=os.pathsep.join(hosts)
+        unit,
+        "in Blender",
+        reports,
+        count,
+        "-m",
+        "blender",
+        "tests/blender",
+        "tests/test_demo.py",
+        NORMAL_INPAINT_BPY_PYTHONS=os.pathsep.join(hosts),
     )
 
 
