@@ -107,7 +107,7 @@ def draw(output: Path, figures: dict[str, float | int | str]) -> Image.Image:
         ),
         ("Damaged", f"{figures['mean_degrees_damaged']}° mean error", to_bytes(damaged)),
         ("Result", f"{figures['mean_degrees_repaired']}° mean error", to_bytes(result)),
-        ("Difference", f"0° to {DEGREES:.0f}°, black to white", glow(error(result, source))),
+        ("Difference", f"black 0°, white {DEGREES:.0f}°", glow(error(result, source))),
     ]
     before, after = (Image.open(output / name).convert("RGB") for name in ("before.png", "after.png"))
 
