@@ -42,7 +42,7 @@ def test_prepare_batch_is_the_channel_layout():
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (97, 131), (300, 40), (33, 257), (512, 512), (16, 16)])
-def test_any_size_is_filled_with_unit_normals_and_no_seam(shape, fake_engine):
+def test_any_size_is_filled_with_unit_normals_and_no_seam(shape: tuple[int, int], fake_engine):
     truth = wavy_normals(*shape, noise=0)
     hole = disc(*shape, shape[0] * 0.5, shape[1] * 0.4, min(shape) * 0.3)
     got = fill.fill_crop(crop_of(truth, hole), fake_engine)
@@ -181,7 +181,12 @@ def test_a_network_that_misbehaves_is_caught(answer):
 def test_cancel_stops_at_every_step(fake_engine):
     crop = crop_of(wavy_normals(64, 64), disc(64, 64, 30, 30, 9))
     polls = []
-    fill.fill_crop(crop, FakeEngine(), cancel=lambda: bool(polls.append(0)))
+
+    def poll():
+        polls.append(0)
+        return False
+
+    fill.fill_crop(crop, FakeEngine(), cancel=poll)
     assert len(polls) >= 3
     for allowed in range(len(polls)):
         left = [allowed]

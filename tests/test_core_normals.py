@@ -103,7 +103,7 @@ def test_two_channels_too_long_are_scaled_back():
 
 def test_unit_replaces_what_has_no_direction():
     field = np.array([[0, 0, 0], [np.nan, 0, 1], [3, 0, 4]], np.float32)
-    assert np.allclose(normals.unit(field), [[0, 0, 1], [0, 0, 1], [0.6, 0, 0.8]])
+    assert np.allclose(normals.unit(field), np.array([[0, 0, 1], [0, 0, 1], [0.6, 0, 0.8]]))
 
 
 def test_mirror_turns_the_vectors_too():

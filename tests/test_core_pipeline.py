@@ -94,7 +94,7 @@ def test_same_seed_same_texels_and_another_seed_other_pores():
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (17, 400), (333, 64), (64, 64)])
-def test_small_and_odd_sizes(shape):
+def test_small_and_odd_sizes(shape: tuple[int, int]):
     pixels = normals.encode(wavy_normals(*shape), Encoding(), np.uint8)
     mask = disc(*shape, 0, shape[1] // 2, 6)
     result = repair(pixels, mask)

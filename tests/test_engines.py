@@ -150,7 +150,7 @@ def test_a_run_depends_on_its_input_alone(made: Model) -> None:
     before = engine.run(batch)
     engine.run(make_batch(2))
     np.testing.assert_array_equal(engine.run(batch), before)
-    assert np.abs(engine.run(batch * 0.5) - before).max() > 1e-3
+    assert np.abs(engine.run(batch * np.float32(0.5)) - before).max() > 1e-3
 
 
 def test_a_weight_file_stands_for_its_card(made: Model) -> None:
@@ -461,7 +461,7 @@ def test_our_reader_reads_what_the_package_reads(made: Model, tmp_path: Path) ->
         np.testing.assert_array_equal(array, ours[name])
         assert ours[name].flags.writeable
     rng = np.random.default_rng(0)
-    odd = {
+    odd: dict[str, np.ndarray] = {
         "scalar": np.array(3.5, np.float32),
         "empty": np.zeros((0, 4), np.float16),
         "half": rng.normal(size=(3, 1, 2)).astype(np.float16),

@@ -38,7 +38,7 @@ def test_output_is_unit_at_any_size(config: dict[str, Any], shape: tuple[int, in
 def test_size_multiple_is_enough_for_the_smallest_input() -> None:
     for config in (SMALL, {"kind": "bowtie", "width": 4}):
         generator = build_generator(config).eval()
-        side = generator.size_multiple
+        side: Any = generator.size_multiple
         assert generator(_crops(1, side, side)).shape == (1, 3, side, side)
 
 

@@ -17,7 +17,7 @@ TESTS = [["tests"], ["tests/blender"], ["tests/window"]]
 #: Tests need no signatures; what they call is checked all the same.
 RELAXED = [
     "--allow-untyped-defs", "--allow-incomplete-defs", "--allow-untyped-calls", "--allow-untyped-decorators",
-    "--allow-any-generics", "--implicit-reexport", "--no-warn-return-any",
+    "--allow-any-generics", "--implicit-reexport", "--no-warn-return-any", "--no-warn-unused-ignores",
 ]  # fmt: skip
 
 

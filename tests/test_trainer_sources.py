@@ -74,7 +74,7 @@ def test_a_ball_is_rendered_the_right_way_round() -> None:
     triangles = triangulate(quads)
     normals = vertex_normals(vertices, triangles)
     # Along the layout's seam each vertex knows its own side alone.
-    assert np.percentile(angles(normals, vertices / 9), 90) < 1
+    assert np.percentile(angles(normals, (vertices / 9).astype(np.float32)), 90) < 1
     caster = Caster(vertices, triangles)
     # A long lens: nearly the orthographic picture, whose normals are known.
     camera = Camera((0, 0, 0), 20.0, fov=0.02)

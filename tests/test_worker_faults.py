@@ -131,10 +131,20 @@ def switch(client: WorkerClient, fault: str) -> None:
     client.options = replace(client.options, engine=fault)
 
 
+def at_work(started: threading.Event) -> Callable[[float, str], None]:
+    """A `Progress` that sets the event once the worker says that it works."""
+
+    def progress(_: float, text: str) -> None:
+        if text == "working":
+            started.set()
+
+    return progress
+
+
 def works(client: WorkerClient) -> None:
     result = client.fill(make_crop(2))
     assert result.dtype == np.float32
-    np.testing.assert_array_equal(result, np.broadcast_to(np.float32([0, 0, 1]), (6, 9, 3)))
+    np.testing.assert_array_equal(result, np.broadcast_to(np.array([0, 0, 1], np.float32), (6, 9, 3)))
 
 
 # The healthy worker -----------------------------------------------------------------------------------
@@ -388,9 +398,7 @@ def test_a_cancel_is_heeded_and_the_worker_stays(make: MakeClient) -> None:
     client = make("until_cancelled", cancel_grace=10.0)
     started = threading.Event()
     with pytest.raises(Cancelled):
-        client.fill(
-            make_crop(1), progress=lambda _, text: text == "working" and started.set(), cancel=started.is_set
-        )
+        client.fill(make_crop(1), progress=at_work(started), cancel=started.is_set)
     assert client.alive
     hello = client.hello
     works(client)
@@ -462,7 +470,7 @@ def test_only_one_job_at_a_time_and_close_ends_it(make: MakeClient, jobs: Path) 
 
     def job() -> None:
         try:
-            client.fill(make_crop(1), progress=lambda _, text: text == "working" and started.set())
+            client.fill(make_crop(1), progress=at_work(started))
         except BaseException as error:
             caught.append(error)
 

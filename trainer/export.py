@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelCard, WeightFile, sha256_of
@@ -115,7 +115,8 @@ def export(
     finally:
         fresh.unlink(missing_ok=True)
     part = tensors_path.with_suffix(".part")
-    save_file({key: value.contiguous() for key, value in generator.state_dict().items()}, str(part))
+    # Written here, not by the library, which makes files that only their owner can read.
+    part.write_bytes(save({key: value.contiguous() for key, value in generator.state_dict().items()}))
     part.replace(tensors_path)
     card = ModelCard(
         name=name,

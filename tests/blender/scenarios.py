@@ -489,7 +489,7 @@ def painted_masks(work: Path) -> None:
 
     # A map painted over and not saved: what is seen is what is repaired.
     simple_scene()
-    values = normals() * 0.5 + 0.5
+    values = (normals() * 0.5 + 0.5).astype(np.float32)
     values[:8, :8] = (0.75, 0.5, 0.93)
     write(bpy.data.images["face"], values)
     inpaint()
