@@ -7,7 +7,7 @@ from conftest import FakeEngine, disc, sphere_normals, wavy_normals
 from blender_normal_inpaint.core import fill, resample
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import Cancelled, InpaintError
-from blender_normal_inpaint.core.normals import angular_error, unit
+from blender_normal_inpaint.core.normals import angular_error, mirror, unit
 
 
 def crop_of(normals, hole, valid=None, **more):
@@ -51,17 +51,26 @@ def test_any_size_is_filled_with_unit_normals_and_no_seam(shape: tuple[int, int]
     assert np.array_equal(got[~hole], truth[~hole])
     side = fake_engine.seen[0].shape[-1]
     assert side % 16 == 0 and side <= 128
-    # The fake network is 11 degrees off everywhere: unclosed, its seam would measure that much.
+    # The fake network is degrees off everywhere: unclosed, its seam would measure that much.
     assert np.quantile(steps_across(got, hole, ~hole), 0.99) < 3
 
 
 class KnowsTheBall(FakeEngine):
-    """A network that has learnt balls perfectly, but is 11 degrees off everywhere."""
+    """A network that has learnt balls perfectly, but is off everywhere: 11 degrees up and to the side."""
 
     def run(self, batch):
         self.seen.append(batch)
         ball, _ = sphere_normals(*batch.shape[2:])
-        return np.moveaxis(unit(ball + np.array([0.2, -0.1, 0], np.float32)), -1, 0)[None].copy()
+        answer = np.moveaxis(unit(ball + np.array([0.2, -0.2, 0], np.float32)), -1, 0)
+        return np.stack([answer] * len(batch))
+
+
+def test_the_mirror_image_gets_the_mirrored_fill():
+    truth = wavy_normals(128, 128, noise=0)
+    hole = disc(128, 128, 60, 50, 25)
+    got = fill.fill_crop(crop_of(truth, hole), FakeEngine())
+    other = fill.fill_crop(crop_of(mirror(truth), hole[:, ::-1].copy()), FakeEngine())
+    assert angular_error(mirror(other), got).max() < 0.5
 
 
 @pytest.mark.parametrize("size", [512, 700])
@@ -100,7 +109,8 @@ def test_a_hole_without_known_border_keeps_the_prediction():
     hole[:, 64:] = True  # a whole island
     engine = FakeEngine(tilt=0.3)
     got = fill.fill_crop(crop_of(truth, hole, valid), engine)
-    answer = np.moveaxis(engine.run(engine.seen[0])[0], 0, -1)
+    answer, mirrored = np.moveaxis(engine.run(engine.seen[0]), 1, -1)
+    answer = unit(answer + mirror(mirrored))
     island = hole & valid
     assert angular_error(got[island], answer[island]).max() < 0.5
 
