@@ -234,6 +234,33 @@ def test_flat_stays_flat_and_lone_base_stays() -> None:
     assert np.array_equal(add_detail(skin, skin, none, ones, "tangent", 4.0, np.random.default_rng(0)), skin)
 
 
+@pytest.mark.parametrize("space", ["tangent", "camera"])
+def test_a_smooth_shape_gets_no_texture(space: str) -> None:
+    """A face without pores: its forms, as sharp as a lid, are neither texture nor to be strewn about."""
+    y, x = np.mgrid[0:256, 0:256].astype(np.float32) / 256
+    slope = np.zeros((256, 256), complex)
+    for k, (a, b) in enumerate(((0.2, 0.3), (0.8, 0.3), (0.5, 0.9), (0.15, 0.75))):
+        slope += 0.8 * np.exp(-((y - a) ** 2 + (x - b) ** 2) / 0.02) * (x - b + 1j * (y - a)) * 8
+        slope += 0.5 * np.tanh((y - a - 0.05 * np.sin(9 * x + k)) * 60) * np.exp(-((x - b) ** 2) / 0.004)
+    normals = _unit(np.stack([slope.real, slope.imag, np.ones(slope.shape)], -1))
+    hole = (y - 0.5) ** 2 + (x - 0.5) ** 2 < 0.04
+    base = _harmonic(normals, hole)
+    got = add_detail(base, normals, hole, np.ones_like(hole), space, 4.0, np.random.default_rng(0))
+    assert _error(got, base, hole) < 0.05
+
+
+def test_a_fold_is_not_strewn_over_calm_skin() -> None:
+    normals, hole = _skin(512, uneven=0.0), _hole(512, "blob")
+    calm = _fill(normals, hole)
+    fold = np.abs(np.mgrid[0:512, 0:512][0] - 60) < 3
+    loud = normals.copy()
+    loud[fold] = _unit(normals[fold] + np.array([0, 3.0, 0], np.float32))
+    got = _fill(loud, hole)
+    base = _harmonic(normals, hole)
+    usual = np.quantile(np.linalg.norm(calm - base, axis=-1)[hole], 0.999)
+    assert np.linalg.norm(got - base, axis=-1)[hole].max() < 2 * usual
+
+
 def test_sources_are_known_and_valid() -> None:
     # Wild texels outside valid would show in the fill if they were read; so would NaN.
     size = 256

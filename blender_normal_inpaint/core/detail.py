@@ -63,6 +63,11 @@ _POOL = 2048  # source windows kept to choose from
 _FEWEST = 48  # source windows below which a smaller patch is tried
 _CANDIDATES = 64  # windows scored for each patch
 _SAMPLES = 256  # texels of the overlap compared for each of them
+# What is louder than this many times the usual is no texture but a feature: a lid, a lip, a scar, a fold.
+_LOUD = 3.0
+# From one octave to the next lower one, texture hardly grows; a smooth shape, seen through the band's lower
+# flank, grows more than twofold (measured on faces without pores: 2.3 to 2.7; on skin: 0.3 to 1.8).
+_RISE = 2.0
 _FLAT = 2e-5  # root mean square of detail (as a sine) under which there is nothing to continue
 
 
@@ -82,8 +87,7 @@ def add_detail(
 
     Args:
         base: (h, w, 3) unit normals, internal frame: the shape, smooth inside the hole, matching the known
-            texels at
-            its border.
+            texels at its border.
         normals: (h, w, 3) unit normals, internal frame; what lies in the hole or in invalid texels isn't
             read.
         hole: (h, w), True where the repair goes.
@@ -96,8 +100,7 @@ def add_detail(
 
     Returns:
         (h, w, 3) float32 unit normals: `base`, with detail in ``hole & valid``. A plain copy of `base`
-        where the
-        known texels are too few or have no detail.
+        where the known texels are too few or have no detail.
 
     Raises:
         ValueError: Shapes that don't go together, an unknown space or a scale that isn't finite.
@@ -339,6 +342,8 @@ def _split(
     low, strength, widest = _shaped_low_pass(
         coarse, coarse_weight, coarse_known, cut / step, octaves, step > 1
     )
+    if strength == 0:
+        return None
     scene = _Scene(
         composite=composite,
         turn=turn,
@@ -401,8 +406,8 @@ def _shaped_low_pass(
         coarser: True if `coarse` is not native: then the base has nothing of the finest band.
 
     Returns:
-        (4, h, w) low-pass and share of known texels; strength of the finest band; the widest standard
-        deviation used.
+        (4, h, w) low-pass and share of known texels; strength of the finest band, 0 on a smooth surface;
+        the widest standard deviation used.
     """
     stack = np.concatenate([coarse, known[None], weight[None]])
     # Area averages and the bilinear way back count for a quarter of a squared coarse texel together.
@@ -433,20 +438,34 @@ def _shaped_low_pass(
         inside[...] = False
     gains = []
     upper: npt.NDArray[Any] = coarse / np.maximum(weight, np.float32(1e-6))
-    for k, shape in enumerate(shapes):
-        if k == 0 and coarser:
+    amplitudes, usual = [], []
+    for shape in shapes:
+        amplitude = np.sqrt(np.square(upper - shape).sum(0))
+        loud = amplitude[(outside > 0) & (amplitude > _FLAT)]
+        amplitudes.append(amplitude)
+        usual.append(float(np.median(loud)) if loud.size else 0.0)
+        upper = shape
+    texture = len(shapes)
+    for k in range(1, len(shapes)):
+        if usual[k] > _RISE * usual[k - 1]:
+            texture = k if k > 1 else 0
+            break
+    for k in range(len(shapes)):
+        if k >= texture:
+            gains.append(0.0)
+        elif k == 0 and coarser:
             gains.append(1.0)
         elif not inside.any():
             gains.append(_THIN[min(k, 3)])
         else:
-            energy = np.square(upper - shape).sum(0)
-            expected = _pull_push(np.sqrt(energy) * outside, outside)[inside]
+            expected = _pull_push(amplitudes[k] * outside, outside)[inside]
+            # Lids and lips beside the hole tell nothing of the skin's texture in it.
+            expected = np.minimum(expected, _LOUD * usual[k])
             want_energy = (
                 float(np.square(expected).mean()) * 1.3
             )  # mean square of a Rayleigh-like field, see sqrt
-            have_energy = float(energy[inside].mean())
+            have_energy = float(np.square(amplitudes[k][inside]).mean())
             gains.append(float(np.sqrt(max(0.0, 1 - have_energy / max(want_energy, 1e-12)))))
-        upper = shape
     for k in range(1, len(gains)):  # the finer band is never the better known one
         gains[k] = min(gains[k], gains[k - 1])
     strength = gains[0]
@@ -630,23 +649,30 @@ def _quilt(scene: _Scene, rng: np.random.Generator, watch: _Watch) -> bool:
     width = scene.area.shape[1]
     places = _places(scene, size)
     features = places.at(src_r, src_c)
-    # A crease or a scar stands out of its window; where nothing around tells of one, none is put.
+    # Features of the face, and folds and scars, must not be strewn over it: windows with a part far louder
+    # than the usual window are no sources. What is quite flat (gaps of the layout) says nothing of the usual.
+    skin = features[0][features[0] > 2 * np.log(_FLAT)]
+    if skin.size == 0:
+        return False
+    calm = features[5] < np.median(skin) + 2 * np.log(_LOUD)
+    if np.count_nonzero(calm) < 8:
+        return False
+    src_r, src_c, features = src_r[calm], src_c[calm], features[:, calm]
+    # A fold also stands out of its own window; where nothing around tells of one, none is put.
     usual = float(np.quantile(features[5] - features[0], 0.7))
     # Half a turn keeps the direction of creases; more only where there is little to choose from and no
     # direction.
     turns = 8 if scene.isotropic and len(src_r) < _POOL // 4 else 2
 
     # Offsets of a patch's texels in each of its eight positions, and what its vectors are turned by.
-    # Position k < 4
-    # is turned k quarters, the others are also mirrored left to right.
+    # Position k < 4 is turned k quarters, the others are also mirrored left to right.
     grid = np.arange(size)[:, None] * width + np.arange(size)[None, :]
     offsets = np.stack([np.rot90(grid if k < 4 else grid[:, ::-1], k % 4) for k in range(8)]).reshape(8, -1)
     factors = np.array([1, 1j, -1, -1j, -1, -1j, 1, 1j], np.complex64)
     order = np.arange(8) if turns == 8 else np.array([0, 2])
 
     # The grid starts at a random place, a little before the hole. A cell is needed if it has texels to fill
-    # outside
-    # its overlap with the cells above and to the left; those fill the overlap.
+    # outside its overlap with the cells above and to the left; those fill the overlap.
     rows, cols = np.flatnonzero(scene.area.any(1)), np.flatnonzero(scene.area.any(0))
     top = int(rows[0]) - overlap - int(rng.integers(0, pitch // 2 + 1))
     left = int(cols[0]) - overlap - int(rng.integers(0, pitch // 2 + 1))
