@@ -78,8 +78,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="normal_inpaint_tests_") as folder:
             reports = Path(folder)
             say(f"Without Blender, on Python {version}:")
-            # Each folder has a conftest that its tests import by that name, so they run apart.
-            pytest(unit, "without Blender", reports, count, "--ignore=tests/blender", "-m", "not blender")
+            pytest(unit, "without Blender", reports, count, "-m", "not blender")
             if not options.fast:
                 in_blender(unit, reports, count)
     except SetupError as error:
@@ -111,8 +110,6 @@ def in_blender(unit: Path, reports: Path, count: Count) -> None:
         count,
         "-m",
         "blender",
-        "tests/blender",
-        "tests/test_demo.py",
         NORMAL_INPAINT_BPY_PYTHONS=os.pathsep.join(hosts),
     )
 

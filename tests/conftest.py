@@ -1,4 +1,4 @@
-"""Shared fixtures: an engine without a network, and maps made from formulas. Nothing heavy is imported."""
+"""Fixtures for all tests without Blender."""
 
 from __future__ import annotations
 
@@ -6,68 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from blender_normal_inpaint.core import harmonic  # noqa: E402
-from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelCard  # noqa: E402
-from blender_normal_inpaint.core.normals import unit  # noqa: E402
-
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
-
-
-def fake_card(working_size: int = 128, size_multiple: int = 16) -> ModelCard:
-    """A card for an engine that needs no weights."""
-    return ModelCard(
-        name="fake",
-        version="1",
-        created="2026-01-01",
-        spaces=SPACES,
-        input_channels=INPUT_CHANNELS,
-        working_size=working_size,
-        size_multiple=size_multiple,
-        generator={"kind": "fake"},
-        files={},
-    )
-
-
-class FakeEngine:
-    """Stands in for a network: continues the known normals into the hole, then tilts everything.
-
-    The tilt makes its answer differ from the known texels, as a real network's does, so that a seam
-    shows unless it is closed. Every input is kept in `seen`.
-    """
-
-    name = "fake"
-    device = "CPU"
-
-    def __init__(self, tilt: float = 0.2, working_size: int = 128, size_multiple: int = 16) -> None:
-        self.card = fake_card(working_size, size_multiple)
-        self.tilt = tilt
-        self.seen: list[Floats] = []
-
-    def run(self, batch: Floats) -> Floats:
-        self.seen.append(batch.copy())
-        assert batch.dtype == np.float32 and batch.ndim == 4 and batch.shape[1] == 8
-        assert batch.shape[2] % self.card.size_multiple == 0 and batch.shape[3] % self.card.size_multiple == 0
-        answers = []
-        for sample in batch:
-            hole = sample[3] > 0.5
-            known = (sample[4] > 0.5) & ~hole
-            field = harmonic.extend(sample[:3], harmonic.border_of(hole, known), hole)
-            field[:, known] = sample[:3, known]
-            field[2][~(known | hole)] = 1
-            tilted = unit(
-                np.moveaxis(field, 0, -1) + np.array([self.tilt, -0.5 * self.tilt, 0.0], np.float32)
-            )
-            answers.append(np.moveaxis(tilted, -1, 0))
-        return np.ascontiguousarray(np.stack(answers), dtype=np.float32)
+from synthetic import FakeEngine  # noqa: E402
 
 
 @pytest.fixture
@@ -78,33 +23,3 @@ def fake_engine() -> FakeEngine:
 @pytest.fixture
 def make_engine() -> Callable[..., FakeEngine]:
     return FakeEngine
-
-
-def sphere_normals(height: int, width: int, radius: float = 0.9) -> tuple[Floats, Bools]:
-    """A ball seen from the front: float32 (h, w, 3) unit camera-space normals, and where the ball is."""
-    side = min(height, width)
-    x = ((np.arange(width) + 0.5) - width / 2) / (radius * side / 2)
-    y = (height / 2 - (np.arange(height) + 0.5)) / (radius * side / 2)
-    grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
-    squared = grid_x**2 + grid_y**2
-    inside = squared < 0.96
-    normals = np.stack([grid_x, grid_y, np.sqrt(np.maximum(1 - squared, 0.04))], axis=-1)
-    normals[~inside] = (0, 0, 1)
-    return unit(normals.astype(np.float32)), inside
-
-
-def wavy_normals(height: int, width: int, seed: int = 0, noise: float = 0.05) -> Floats:
-    """A tangent-space map: soft waves with fine noise on top, float32 (h, w, 3), unit."""
-    rng = np.random.default_rng(seed)
-    y, x = np.meshgrid(np.arange(height) / 64, np.arange(width) / 64, indexing="ij")
-    slopes = np.stack([0.3 * np.sin(1.7 * x + 0.5 * y), 0.25 * np.cos(1.3 * y - 0.4 * x)], axis=-1)
-    slopes += rng.normal(0, noise, slopes.shape)
-    return unit(np.concatenate([slopes, np.ones((height, width, 1))], axis=-1).astype(np.float32))
-
-
-def disc(height: int, width: int, y: float, x: float, radius: float) -> Bools:
-    """A round mask; everything in texels."""
-    rows = np.arange(height)[:, None] - y
-    columns = np.arange(width)[None, :] - x
-    inside: Bools = rows**2 + columns**2 <= radius**2
-    return inside

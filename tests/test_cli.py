@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, FakeEngine, disc, wavy_normals
+from synthetic import ROOT, FakeEngine, disc, wavy_normals
 from test_core_files import samples, spec_of, write_raw
 
 from blender_normal_inpaint import __main__ as cli

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from synthetic import ROOT
 
 from blender_normal_inpaint.core import files
 from blender_normal_inpaint.core.errors import InpaintError

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import FakeEngine, disc, sphere_normals, wavy_normals
+from synthetic import FakeEngine, disc, sphere_normals, wavy_normals
 
 from blender_normal_inpaint.core import fill, resample
 from blender_normal_inpaint.core.engine import Crop, Wide

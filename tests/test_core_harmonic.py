@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import disc
+from synthetic import disc
 
 from blender_normal_inpaint.core import harmonic
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from conftest import fake_card
+from synthetic import fake_card
 
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.modelcard import default_card_path, load_card, sha256_of, verify

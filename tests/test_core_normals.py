@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import sphere_normals, wavy_normals
+from synthetic import sphere_normals, wavy_normals
 
 from blender_normal_inpaint.core import normals
 from blender_normal_inpaint.core.errors import InpaintError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import disc, wavy_normals
+from synthetic import disc, wavy_normals
 
 import blender_normal_inpaint
 from blender_normal_inpaint.core.engine import Crop
