@@ -202,6 +202,46 @@ def test_export_is_what_the_engines_load(data: Path, tmp_path: Path) -> None:
     assert np.abs(answers[0] - answers[1]).max() < 1e-3
 
 
+def test_a_run_starts_from_a_card_even_with_more_blocks(data: Path, tmp_path: Path) -> None:
+    small = [{"size": 32, "batch": 4, "steps": 3}]
+    first = Trainer(_config(data, stages=small), tmp_path / "first", lambda _: None)
+    first.run()
+    export(tmp_path / "first", tmp_path / "out", name="tiny", working_size=64)
+    card = str(tmp_path / "out" / "tiny.json")
+    deeper = {**GENERATOR, "depths": [1, 2, 1, 2]}
+    second = Trainer(_config(data, start=card, generator=deeper), tmp_path / "second", lambda _: None)
+    crops = torch.randn(1, 8, 32, 32)
+    with torch.no_grad():
+        # The card holds the first run's averaged weights, in half precision or full.
+        assert torch.allclose(second.generator(crops), first.average(crops), atol=2e-2)
+        assert torch.equal(second.average(crops), second.generator(crops))
+    second._train_step(second_batch(data), 1e-3, second.config.stages[0])
+    shut = second.generator.middle[2].second.weight
+    assert float(shut.detach().abs().max()) > 0  # a shut block opens as it learns
+    with pytest.raises(ValueError, match="another network"):
+        Trainer(
+            _config(data, start=card, generator={**GENERATOR, "widths": [8, 16, 16, 64]}),
+            tmp_path / "third",
+            lambda _: None,
+        )
+
+
+def second_batch(data: Path) -> Any:
+    return ShardSet(data / "train", 32, {"camera": 1.0}).batch(
+        np.random.default_rng(3), 4, {"blob": 1.0}, known_valid=0.5
+    )
+
+
+def test_mixed_precision_learns(data: Path, tmp_path: Path) -> None:
+    stages = [{"size": 32, "batch": 8, "steps": 60, "lr": 3e-3, "lr_end": 1e-3}]
+    config = _config(data, stages=stages, precision="bfloat16", closing=0.7, balance=0.5)
+    trainer = Trainer(config, tmp_path, lambda _: None)
+    before = trainer.validate(config.stages[0])
+    trainer.run()
+    assert trainer.validate(config.stages[0]) < 0.8 * before
+    assert all(p.dtype == torch.float32 for p in trainer.generator.parameters())
+
+
 def test_a_damaged_or_foreign_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
@@ -296,6 +336,32 @@ def test_losses_know_their_answers() -> None:
     smooth = torch.stack([0.1 * x, 0 * x, torch.ones(8, 8)])[None]
     assert float(losses.curl_difference(smooth, up, one)) == pytest.approx(0, abs=1e-6)
     assert float(losses.curl_difference(twisted, up, one)) == pytest.approx(0.1, abs=1e-5)
+
+
+def test_balance_lifts_small_holes_and_keeps_the_sum() -> None:
+    weight = torch.zeros(2, 1, 8, 8)
+    weight[0, :, :4] = 1
+    weight[1, :, :1, :4] = 1
+    assert torch.equal(losses.balanced(weight, 0.0), weight)
+    even = losses.balanced(weight, 1.0)
+    assert float(even.sum()) == pytest.approx(float(weight.sum()), rel=1e-5)
+    assert float(even[0].sum()) == pytest.approx(float(even[1].sum()), rel=1e-5)
+    some = losses.balanced(weight, 0.5)
+    ratio = float(some[0].sum() / some[1].sum())
+    assert ratio == pytest.approx((32 / 4) ** 0.5, rel=1e-5)
+
+
+def test_closing_a_seam_takes_a_constant_error_off_a_thin_hole() -> None:
+    truth = torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 32, 32)
+    tilt = torch.tensor([np.sin(0.2), 0.0, np.cos(0.2)], dtype=torch.float32)
+    predicted = tilt.reshape(1, 3, 1, 1).expand(1, 3, 32, 32)
+    known = torch.ones(1, 1, 32, 32)
+    known[..., 15:17] = 0
+    error = losses.angle_degrees(losses.close_seam(predicted, truth, known), truth)
+    assert float(error[..., 15:17].max()) < 0.1 * np.degrees(0.2)
+    known[..., 4:28] = 0
+    far = losses.angle_degrees(losses.close_seam(predicted, truth, known), truth)[..., 15:17]
+    assert float(far.min()) > 0.9 * np.degrees(0.2)  # the middle of a wide hole is the network's alone
 
 
 def test_discriminators_judge_and_are_bounded() -> None:

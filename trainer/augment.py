@@ -94,6 +94,6 @@ def apply_moves(normals: Tensor, valid: Tensor, moves: Moves, size: int) -> tupl
     ct, st = torch.cos(turn)[:, None, None], torch.sin(turn)[:, None, None]
     x, y = vectors[:, 0] * sign[:, None, None], vectors[:, 1]
     vectors = torch.stack([ct * x - st * y, st * x + ct * y, vectors[:, 2]], dim=1)
-    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    length = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
     surface = (share >= 0.5) & (length > 1e-4)
     return vectors / length.clamp_min(1e-6) * surface, surface.float()

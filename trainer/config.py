@@ -9,6 +9,8 @@ from typing import Any
 
 from .masks import DEFAULT_WEIGHTS, STYLES
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass
 class Stage:
@@ -41,10 +43,29 @@ class Stage:
 
 @dataclass
 class Config:
-    """A whole run; `data` is the folder of shards with one folder per split."""
+    """A whole run.
+
+    Attributes:
+        data: folder of shards, with one folder per split.
+        stages: run in order.
+        start: a model card whose weights a new run starts from; empty for a random start. A network with more
+            blocks than the card's begins as the card's network.
+        precision: "bfloat16" runs the networks in mixed precision, weights and losses stay float32; or
+            "float32".
+        compile: run the generator through `torch.compile`, which pays on a GPU.
+        closing: share of the reconstruction loss that is taken after an approximate seam closing, as the
+            path around the network does it; the rest is taken from the bare prediction.
+        balance: 0 counts each texel of a hole alike, 1 each hole; between them a compromise.
+        known: weight of the loss at known texels, against which a seam is closed.
+    """
 
     data: str
     stages: list[Stage]
+    start: str = ""
+    precision: str = "float32"
+    compile: bool = False
+    closing: float = 0.0
+    balance: float = 0.0
     seed: int = 0
     generator: dict[str, Any] = field(default_factory=lambda: {"kind": "face"})
     discriminator_width: int = 48
@@ -93,6 +114,8 @@ class Config:
             if built.size < 16 or built.size % 16 or built.batch < 1:
                 raise ValueError(f"stage {number}: size must be a multiple of 16 and batch at least 1")
             stages.append(built)
+        if values.get("precision", "float32") not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}")
         odd = set(values.get("masks", {})) - set(STYLES)
         if odd:
             raise ValueError(f"unknown mask styles: {', '.join(sorted(odd))}; known: {', '.join(STYLES)}")

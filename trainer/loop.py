@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from blender_normal_inpaint.core.modelcard import load_card, verify
 from blender_normal_inpaint.nets import build_generator
+from blender_normal_inpaint.nets.generator import ResidualBranch
+from blender_normal_inpaint.worker.engines import load_safetensors
 
 from . import checkpoint, losses, sheets
 from .config import Config, Stage
@@ -40,20 +43,24 @@ def generator_loss(config: Config, batch: Batch, predicted: Tensor) -> tuple[Ten
     """Reconstruction loss of a batch, and its parts for the log."""
     inside = batch.hole * batch.valid
     outside = (1 - batch.hole) * batch.valid
-    cosine = losses.cosine(predicted, batch.truth, inside)
-    chord = losses.chord(predicted, batch.truth, inside)
-    composite = batch.composite(predicted)
-    slope = losses.gradient(composite, batch.truth, batch.hole, batch.valid)
-    known = losses.cosine(predicted, batch.truth, outside)
-    total = config.cosine * cosine + config.chord * chord + config.gradient * slope + config.known * known
+    weight = losses.balanced(inside, config.balance)
+    total = config.known * losses.cosine(predicted, batch.truth, outside)
+    parts = {"cosine": 0.0, "chord": 0.0, "gradient": 0.0}
+    answers = [(predicted, 1 - config.closing)]
+    if config.closing > 0:
+        answers.append((losses.close_seam(predicted, batch.truth, outside), config.closing))
+    for answer, share in answers:
+        cosine = losses.cosine(answer, batch.truth, weight)
+        chord = losses.chord(answer, batch.truth, weight)
+        slope = losses.gradient(batch.composite(answer), batch.truth, batch.hole, batch.valid)
+        total = total + share * (config.cosine * cosine + config.chord * chord + config.gradient * slope)
+        for name, value in (("cosine", cosine), ("chord", chord), ("gradient", slope)):
+            parts[name] += share * float(value.detach())
     with torch.no_grad():
-        degrees = losses.weighted_mean(losses.angle_degrees(predicted, batch.truth), inside)
-    return total, {
-        "cosine": float(cosine.detach()),
-        "chord": float(chord.detach()),
-        "gradient": float(slope.detach()),
-        "degrees": float(degrees),
-    }
+        parts["degrees"] = float(
+            losses.weighted_mean(losses.angle_degrees(answers[-1][0], batch.truth), weight)
+        )
+    return total, parts
 
 
 def learning_rate(stage: Stage, step: int, progress: float) -> float:
@@ -86,6 +93,11 @@ class Trainer:
         self.generator = build_generator(config.generator).to(self.device)
         if self.device.type != "mps":
             self.generator = self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.start and not (folder / LAST).exists():
+            self._start_from(Path(config.start))
+        self._forward: Callable[[Tensor], Tensor] = (
+            torch.compile(self.generator) if config.compile else self.generator
+        )
         self.average = deepcopy(self.generator).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.generator.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=config.weight_decay
@@ -125,6 +137,27 @@ class Trainer:
         self.step, self.stage = state["step"], state["stage"]
         self.stage_step, self.stage_seconds = state["stage_step"], state["stage_seconds"]
         self.say(f"continuing at step {self.step}, stage {self.stage + 1}")
+
+    def _start_from(self, card_path: Path) -> None:
+        """Take over a card's weights; blocks it lacks begin as the identity.
+
+        Raises:
+            ValueError: the weights are of another network.
+        """
+        card = load_card(card_path)
+        given = {
+            name: torch.from_numpy(values.astype(np.float32))
+            for name, values in load_safetensors(verify(card, "safetensors")).items()
+        }
+        mine = self.generator.state_dict()
+        odd = [name for name, value in given.items() if name not in mine or mine[name].shape != value.shape]
+        if odd:
+            raise ValueError(f"{card_path} holds the weights of another network: {', '.join(odd[:3])}")
+        self.generator.load_state_dict(given, strict=False)
+        for name, module in self.generator.named_modules():
+            if isinstance(module, ResidualBranch) and f"{name}.{module.last_layer}.weight" not in given:
+                module.close()
+        self.say(f"starting from {card.name} {card.version}")
 
     def save(self) -> None:
         """Write the whole state of the run; of several processes the first one does."""
@@ -205,7 +238,7 @@ class Trainer:
                 config.masks,
                 known_valid=config.known_valid,
                 zoom=(config.zoom[0], config.zoom[1]),
-            )
+            ).to(self.device)
             try:
                 parts = self._train_step(batch, rate, stage)
             except torch.OutOfMemoryError as error:
@@ -232,6 +265,16 @@ class Trainer:
                 self.save()
             if self.step % config.validate_every == 0 and self.rank == 0:
                 self.validate(stage)
+
+    def _predict(self, inputs: Tensor) -> Tensor:
+        with self._precision():
+            predicted: Tensor = self._forward(inputs.to(memory_format=torch.channels_last))
+        return predicted.float()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        )
 
     def _judge_step(self, batch: Batch, composite: Tensor) -> dict[str, float]:
         """One step of the discriminator; the generator is left alone."""
@@ -284,7 +327,7 @@ class Trainer:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        predicted = self.generator(batch.inputs.to(memory_format=torch.channels_last))
+        predicted = self._predict(batch.inputs)
         loss, parts = generator_loss(config, batch, predicted)
         composite = batch.composite(predicted)
         if stage.adversarial > 0:
@@ -320,21 +363,30 @@ class Trainer:
             folder = folder.with_name("train")
         if self._test is None or self._test.size != stage.size:
             self._test = ShardSet(folder, stage.size, self.config.shares)
-        rng = np.random.default_rng(12345)
-        batch = self._test.batch(rng, 24, self.config.masks, known_valid=self.config.known_valid)
+        batch = self._test.batch(
+            np.random.default_rng(12345), 24, self.config.masks, known_valid=self.config.known_valid
+        ).to(self.device)
         self.average.eval()
         predicted = self.average(batch.inputs)
+        known = (1 - batch.hole) * batch.valid
         inside = batch.hole * batch.valid
-        degrees = float(losses.weighted_mean(losses.angle_degrees(predicted, batch.truth), inside))
-        self.say(f"{self.step} test {degrees:.2f} degrees")
-        self.log({"step": self.step, "size": stage.size, "test_degrees": degrees})
+
+        def degrees_of(answer: Tensor) -> float:
+            return float(losses.weighted_mean(losses.angle_degrees(answer, batch.truth), inside))
+
+        degrees = degrees_of(predicted)
+        closed = degrees_of(losses.close_seam(predicted, batch.truth, known))
+        self.say(f"{self.step} test {degrees:.2f} degrees, {closed:.2f} with the seam closed")
+        self.log(
+            {"step": self.step, "size": stage.size, "test_degrees": degrees, "test_closed_degrees": closed}
+        )
         rows = [
             sheets.row(
                 *(
-                    batch.truth[i].permute(1, 2, 0).numpy(),
-                    batch.hole[i, 0].numpy() > 0,
-                    batch.valid[i, 0].numpy() > 0,
-                    predicted[i].permute(1, 2, 0).numpy(),
+                    batch.truth[i].permute(1, 2, 0).cpu().numpy(),
+                    batch.hole[i, 0].cpu().numpy() > 0,
+                    batch.valid[i, 0].cpu().numpy() > 0,
+                    predicted[i].permute(1, 2, 0).cpu().numpy(),
                 )
             )
             for i in range(0, 24, 3)

@@ -4,11 +4,54 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Mean of (n, 1, h, w) values under non-negative weights; zero when no weight is left."""
     return (values * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def balanced(weight: Tensor, balance: float) -> Tensor:
+    """Weights (n, 1, h, w) with small holes lifted: the mean over the batch stays as it was.
+
+    Args:
+        weight: non-negative.
+        balance: 0 leaves each texel its weight, 1 gives each map the same sum.
+    """
+    if balance == 0:
+        return weight
+    total = weight.sum(dim=(1, 2, 3), keepdim=True)
+    lifted = weight * total.clamp_min(1.0) ** -balance
+    return lifted * (weight.sum() / lifted.sum().clamp_min(1e-6))
+
+
+def close_seam(predicted: Tensor, truth: Tensor, known: Tensor, sigma: float = 2.0) -> Tensor:
+    """The prediction plus its error at known texels, continued a few texels into the hole.
+
+    A quick stand-in, with a gradient, for the screened equation that `core.closing` solves: a normalised
+    convolution (Knutsson and Westin, 1993) with a Gaussian, which fades where known texels are far.
+
+    Args:
+        predicted: (n, 3, h, w) unit vectors.
+        truth: (n, 3, h, w).
+        known: (n, 1, h, w) 1 where the truth is known.
+        sigma: of the Gaussian, in texels.
+
+    Returns:
+        (n, 3, h, w) unit vectors.
+    """
+    radius = round(3 * sigma)
+    line = torch.arange(-radius, radius + 1, device=predicted.device, dtype=predicted.dtype)
+    bell = torch.exp(-0.5 * (line / sigma) ** 2)
+    bell = bell / bell.sum()
+    both = torch.cat([(truth - predicted) * known, known], dim=1)
+    shape = both.shape
+    flat = both.reshape(-1, 1, *shape[2:])
+    flat = functional.conv2d(flat, bell.reshape(1, 1, 1, -1), padding=(0, radius))
+    flat = functional.conv2d(flat, bell.reshape(1, 1, -1, 1), padding=(radius, 0))
+    spread = flat.reshape(shape)
+    return functional.normalize(predicted + spread[:, :3] / (spread[:, 3:] + 0.02), dim=1, eps=1e-4)
 
 
 def cosine(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ class Batch:
     hole: Tensor
     valid: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(*(t.to(device) for t in (self.inputs, self.truth, self.hole, self.valid)))
+
     def composite(self, predicted: Tensor) -> Tensor:
         """The repaired map: known texels kept, the hole filled, nothing off the surface."""
         return torch.where(self.hole > 0, predicted, self.truth) * self.valid

@@ -30,12 +30,26 @@ def _act(x: Tensor) -> Tensor:
     return functional.leaky_relu(x, 0.1)
 
 
-class _Residual(nn.Module):
+class ResidualBranch(nn.Module):
+    """A block beside the identity, whose last layer can be shut so that the block begins as the identity."""
+
+    last_layer = ""
+
+    def close(self) -> None:
+        """Make the block the identity; it opens again as it learns."""
+        layer = getattr(self, self.last_layer)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+class _Residual(ResidualBranch):
     """Two convolutions beside the identity.
 
     No normalisation layers: the statistics of a crop with a large hole are not those of a crop without, and
     none have to be kept between sizes. A small initial gain keeps a deep stack stable instead.
     """
+
+    last_layer = "second"
 
     def __init__(self, width: int, dilation: int = 1):
         super().__init__()
@@ -47,12 +61,14 @@ class _Residual(nn.Module):
         return x + out
 
 
-class _Attention(nn.Module):
+class _Attention(ResidualBranch):
     """Self-attention over all places of the coarsest grid: every hole sees the whole crop.
 
     The places' vectors are made comparable by an RMS norm over channels. There is no position code; the
     padded convolutions before it tell where the border is, and so any size works.
     """
+
+    last_layer = "out"
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -152,7 +168,8 @@ class FaceGenerator(nn.Module):
         c = self.after_c(self.up_c(_act(d), c))
         b = self.after_b(self.up_b(_act(c), b))
         a = self.after_a(self.up_a(_act(b), a))
-        out = functional.pixel_shuffle(self.head(_act(a)), 2)
+        # In mixed precision the length is still computed in full.
+        out = functional.pixel_shuffle(self.head(_act(a)), 2).float()
         # Where the raw output is nearly zero, at a fold, epsilon leaves it short; the second pass mends that
         # and still has a finite gradient.
         return unit_normalise(unit_normalise(out))
