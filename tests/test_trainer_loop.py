@@ -21,7 +21,15 @@ from blender_normal_inpaint.worker.engines import create_engine  # noqa: E402
 from trainer import checkpoint, losses  # noqa: E402
 from trainer.__main__ import main  # noqa: E402
 from trainer.config import Config  # noqa: E402
-from trainer.discriminator import DcganDiscriminator, PatchDiscriminator, r1_penalty  # noqa: E402
+from trainer.discriminator import (  # noqa: E402
+    DcganDiscriminator,
+    PatchDiscriminator,
+    build_discriminator,
+    discriminator_loss,
+    generator_adversarial,
+    r1_penalty,
+    share_right,
+)
 from trainer.export import export  # noqa: E402
 from trainer.loop import Trainer, TrainingFailed  # noqa: E402
 from trainer.shards import Shard, encode  # noqa: E402
@@ -175,6 +183,31 @@ def test_the_adversarial_stage_trains_both(data: Path, tmp_path: Path) -> None:
     for key in ("judge", "judge_right", "adversarial", "features", "relight", "curl"):
         assert np.isfinite([line[key] for line in lines]).all()
     assert all(0 <= line["judge_right"] <= 1 for line in lines)
+
+
+def test_the_papers_discriminator_is_retrained_at_intervals(data: Path, tmp_path: Path) -> None:
+    stage = {"size": 32, "batch": 4, "steps": 7, "adversarial": 1.0}
+    config = _config(
+        data,
+        stages=[stage],
+        generator={"kind": "bowtie", "width": 8},
+        discriminator="dcgan",
+        discriminator_every=3,
+        r1=0.0,
+        cosine=10.0,
+    )
+    steps: list[bool] = []
+
+    class Watched(Trainer):
+        def _train_step(self, *arguments: Any) -> dict[str, float]:
+            before = {k: v.clone() for k, v in self.discriminator.named_parameters()}
+            parts = super()._train_step(*arguments)
+            now = dict(self.discriminator.named_parameters())
+            steps.append(any(not torch.equal(before[k], now[k]) for k in now))
+            return parts
+
+    Watched(config, tmp_path, lambda _: None).run()
+    assert steps == [True, False, False, True, False, False, True]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path) -> None:
@@ -373,4 +406,13 @@ def test_discriminators_judge_and_are_bounded() -> None:
     penalty = r1_penalty(judge, maps, one, one)
     penalty.backward()
     assert float(penalty.detach()) >= 0
-    assert DcganDiscriminator(8)(maps).shape == (2, 1)
+    verdict, features = DcganDiscriminator(8)(maps, one, one)
+    assert verdict.shape == (2, 1, 1, 1) and len(features) == 5
+    # Binary cross entropy of a coin: log 2 for each side; the hinge of the same verdicts is one for each.
+    zero, weight = torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)
+    assert float(discriminator_loss(zero, zero, weight, "dcgan")) == pytest.approx(2 * np.log(2))
+    assert float(discriminator_loss(zero, zero, weight, "patch")) == pytest.approx(2)
+    assert float(generator_adversarial(zero, weight, "dcgan")) == pytest.approx(np.log(2))
+    assert share_right(zero + 1, zero - 1, weight) == 1 and share_right(zero - 1, zero - 1, weight) == 0.5
+    with pytest.raises(ValueError, match="oracle"):
+        build_discriminator("oracle", 8)

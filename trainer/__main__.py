@@ -1,4 +1,4 @@
-"""The trainer's command line: prepare data, train, evaluate, export."""
+"""The trainer's command line: prepare data, train, evaluate, export, and the papers' comparison."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ SOURCES = {
         "how": "height fields of pores, creases, wrinkles, stubble, scars and noise in tangent space",
     },
 }
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -61,7 +65,7 @@ def _train(arguments: argparse.Namespace) -> None:
         config.data = str(arguments.data)
     if arguments.device:
         config.device = arguments.device
-    Trainer(config, arguments.run, lambda text: print(text, flush=True)).run()
+    Trainer(config, arguments.run, _print).run()
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -83,7 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         methods["ours, with detail"] = ours(arguments.card, engine=arguments.engine)
     if not arguments.no_baselines:
         methods |= BASELINES
-    table = evaluate(cases, methods, arguments.out / "sheets", lambda text: print(text, flush=True))
+    table = evaluate(cases, methods, arguments.out / "sheets", _print)
     report = write_report(
         table, arguments.out, f"Camera space, {arguments.size} px, {arguments.heads} heads a source"
     )
@@ -108,6 +112,19 @@ def _export(arguments: argparse.Namespace) -> None:
         figures=figures,
     )
     print(f"{card.name} {card.version}: parity {card.figures['onnx_parity']:.1e}")
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from .study import Settings, study
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    known = Settings.__dataclass_fields__
+    given = {k: v for k, v in vars(arguments).items() if k in known and v is not None}
+    report = study(Settings(**{**given, "data": str(arguments.data)}), arguments.out, _print)
+    print(f"written: {report}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -169,6 +186,28 @@ def parser() -> argparse.ArgumentParser:
         "--trained-on", nargs="*", choices=sorted(SOURCES), default=["ict", "makehuman", "skin"]
     )
     write.set_defaults(call=_export)
+
+    from .masks import STYLES
+
+    compare = verbs.add_parser("study", help="the papers' comparison of networks, masks and mask channel")
+    compare.add_argument("out", type=Path, help="folder for the runs, the table and the pictures")
+    compare.add_argument("--data", type=Path, required=True, help="folder of shards")
+    compare.add_argument("--networks", nargs="+", choices=["bow-tie", "U-Net", "ours"])
+    compare.add_argument("--styles", nargs="+", choices=sorted(STYLES), help="the papers' five by default")
+    compare.add_argument("--size", type=int, default=64)
+    compare.add_argument("--steps", type=int, default=2000, help="of each network")
+    compare.add_argument("--batch", type=int, default=16)
+    compare.add_argument("--width", type=int, default=64, help="of the papers' networks and discriminator")
+    compare.add_argument("--cosine", type=float, default=100.0, help="weight against the adversarial loss")
+    compare.add_argument("--discriminator-every", type=int, default=2, help="steps")
+    compare.add_argument("--lr", type=float, default=1e-3)
+    compare.add_argument("--lr-discriminator", type=float, default=1e-4)
+    compare.add_argument("--cases", type=int, default=48, help="held-out maps per style")
+    compare.add_argument("--space", choices=["tangent", "object", "camera"], default="camera")
+    compare.add_argument("--seed", type=int, default=1)
+    compare.add_argument("--device", default="cpu")
+    compare.add_argument("--threads", type=int, help="CPU threads")
+    compare.set_defaults(call=_study)
     return top
 
 

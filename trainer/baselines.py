@@ -94,9 +94,50 @@ def biharmonic(normals: F32, hole: Bool, valid: Bool) -> F32:
     return _solve(normals, hole, valid, biharmonic=True)
 
 
+def patchmatch(normals: F32, hole: Bool, valid: Bool) -> F32:
+    """Fill with patches found elsewhere on the surface (Barnes et al., "PatchMatch", 2009).
+
+    Raises:
+        ModuleNotFoundError: `pypatchmatch`, which does the work, is not installed or does not load.
+    """
+    try:
+        import patchmatch as library
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(WITHOUT_PATCHMATCH) from error
+    if not library.patchmatch_available:
+        raise ModuleNotFoundError(WITHOUT_PATCHMATCH)
+    inside = hole & valid
+    library.set_random_seed(0)
+    picture = np.rint((normals * 0.5 + 0.5) * 255).clip(0, 255).astype(np.uint8)
+    # Patches of 7 x 7, as in the library's examples; the background is no source.
+    filled = library.inpaint(picture, inside, global_mask=~valid, patch_size=3)
+    vectors = filled.astype(np.float32) / 255 * 2 - 1
+    return np.where(inside[..., None], _unit(vectors), normals).astype(np.float32)
+
+
+WITHOUT_PATCHMATCH = (
+    "the PatchMatch fill needs `pypatchmatch`: python -m pip install pypatchmatch "
+    "(the other fills are measured without it)"
+)
+
 BASELINES: Mapping[str, Fill] = {
     "Telea": telea,
     "Navier-Stokes": navier_stokes,
     "harmonic": harmonic,
     "biharmonic": biharmonic,
+    "PatchMatch": patchmatch,
 }
+
+
+def available(say: Callable[[str], None]) -> dict[str, Fill]:
+    """The fills that can run here; says what is missing for the others."""
+    fills = dict(BASELINES)
+    small, hole = np.zeros((32, 32, 3), np.float32), np.zeros((32, 32), np.bool_)
+    small[..., 2] = 1
+    hole[12:16, 12:16] = True
+    try:
+        patchmatch(small, hole, np.ones_like(hole))
+    except ModuleNotFoundError as error:
+        say(str(error))
+        del fills["PatchMatch"]
+    return fills

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .discriminator import KINDS
 from .masks import DEFAULT_WEIGHTS, STYLES
 
 PRECISIONS = ("float32", "bfloat16")
@@ -53,6 +54,9 @@ class Config:
         precision: "bfloat16" runs the networks in mixed precision, weights and losses stay float32; or
             "float32".
         compile: run the generator through `torch.compile`, which pays on a GPU.
+        discriminator: "patch", ours, with the hinge loss; or "dcgan", the papers', with binary cross entropy.
+        discriminator_every: the discriminator learns at every so many steps of the generator.
+        warm_up: steps at the start of a run over which the learning rate rises.
         closing: share of the reconstruction loss that is taken after an approximate seam closing, as the
             path around the network does it; the rest is taken from the bare prediction.
         balance: 0 counts each texel of a hole alike, 1 each hole; between them a compromise.
@@ -68,7 +72,9 @@ class Config:
     balance: float = 0.0
     seed: int = 0
     generator: dict[str, Any] = field(default_factory=lambda: {"kind": "face"})
+    discriminator: str = "patch"
     discriminator_width: int = 48
+    discriminator_every: int = 1
     lr_discriminator: float = 2e-4
     r1: float = 2.0
     r1_every: int = 8
@@ -82,6 +88,7 @@ class Config:
     known: float = 0.05
     weight_decay: float = 1e-3
     clip: float = 1.0
+    warm_up: int = 100
     ema: float = 0.998
     log_every: int = 20
     save_every: int = 200
@@ -116,6 +123,11 @@ class Config:
             stages.append(built)
         if values.get("precision", "float32") not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}")
+        if values.get("discriminator", "patch") not in KINDS:
+            raise ValueError(f"discriminator must be one of {', '.join(KINDS)}")
+        for key in ("discriminator_every", "r1_every", "log_every", "save_every", "validate_every"):
+            if values.get(key, 1) < 1:
+                raise ValueError(f"{key} must be at least 1")
         odd = set(values.get("masks", {})) - set(STYLES)
         if odd:
             raise ValueError(f"unknown mask styles: {', '.join(sorted(odd))}; known: {', '.join(STYLES)}")

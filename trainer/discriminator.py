@@ -1,4 +1,4 @@
-"""The patch discriminator: is this part of the map filled in, or real?"""
+"""Discriminators: is this map, or this part of it, filled in or real?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
+
+#: Ours, and the papers'.
+KINDS = ("patch", "dcgan")
 
 
 class PatchDiscriminator(nn.Module):
@@ -55,17 +58,29 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp_min(1.0)
 
 
-def discriminator_loss(real: Tensor, fake: Tensor, weight: Tensor) -> tuple[Tensor, float]:
-    """Hinge loss over patches that see a hole, and the share of verdicts that are right."""
-    loss = _mean(functional.relu(1 - real), weight) + _mean(functional.relu(1 + fake), weight)
-    with torch.no_grad():
-        right = (_mean((real > 0).float(), weight) + _mean((fake < 0).float(), weight)) / 2
-    return loss, float(right)
+def discriminator_loss(real: Tensor, fake: Tensor, weight: Tensor, kind: str) -> Tensor:
+    """Loss of the discriminator over verdicts that see a hole.
+
+    Args:
+        real: verdicts on undamaged maps, positive for real.
+        fake: verdicts on filled maps.
+        weight: how much each verdict counts.
+        kind: "patch" takes the hinge loss, "dcgan" binary cross entropy as the papers do.
+    """
+    if kind == "dcgan":
+        return _mean(functional.softplus(-real), weight) + _mean(functional.softplus(fake), weight)
+    return _mean(functional.relu(1 - real), weight) + _mean(functional.relu(1 + fake), weight)
 
 
-def generator_adversarial(fake: Tensor, weight: Tensor) -> Tensor:
-    """Hinge GAN's loss of the generator over patches that see a hole."""
-    return -_mean(fake, weight)
+@torch.no_grad()
+def share_right(real: Tensor, fake: Tensor, weight: Tensor) -> float:
+    """The discriminator's accuracy: the share of its verdicts that are right, half of them on real maps."""
+    return float((_mean((real > 0).float(), weight) + _mean((fake < 0).float(), weight)) / 2)
+
+
+def generator_adversarial(fake: Tensor, weight: Tensor, kind: str) -> Tensor:
+    """The generator's loss that goes with `discriminator_loss`."""
+    return _mean(functional.softplus(-fake), weight) if kind == "dcgan" else -_mean(fake, weight)
 
 
 def feature_matching(fake: list[Tensor], real: list[Tensor]) -> Tensor:
@@ -88,7 +103,8 @@ class DcganDiscriminator(nn.Module):
     """The papers' discriminator: one verdict on the whole map.
 
     Kept from the papers: strided convolutions, batch normalisation, LeakyReLU 0.2, a sigmoid at the end (here
-    inside the loss, as logits). Guessed: five layers of 4x4 convolutions, 64 channels doubling up to 512.
+    inside the loss, as logits). Guessed: five layers of 4x4 convolutions, 64 channels doubling up to 512; and
+    that it sees the repaired map alone, without the mask.
 
     Args:
         width: channels after the first layer.
@@ -108,7 +124,27 @@ class DcganDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.verdict = nn.Linear(inputs, 1)
 
-    def forward(self, normals: Tensor) -> Tensor:
-        """Judge whole maps (n, 3, h, w): one logit each (n, 1), positive for real."""
-        out: Tensor = self.verdict(self.layers(normals).mean(dim=(2, 3)))
-        return out
+    def forward(self, normals: Tensor, hole: Tensor, valid: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Judge whole maps, with the signature of `PatchDiscriminator`; hole and valid are not looked at.
+
+        Returns:
+            One logit a map (n, 1, 1, 1), positive for real, and the features of every layer.
+        """
+        x, features = normals, []
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.LeakyReLU):
+                features.append(x)
+        verdict: Tensor = self.verdict(x.mean(dim=(2, 3)))
+        return verdict[:, :, None, None], features
+
+
+def build_discriminator(kind: str, width: int) -> nn.Module:
+    """Build a discriminator of `KINDS`.
+
+    Raises:
+        ValueError: the kind is not known.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown discriminator {kind!r}; known: {', '.join(KINDS)}")
+    return PatchDiscriminator(width) if kind == "patch" else DcganDiscriminator(width)

@@ -23,12 +23,13 @@ from blender_normal_inpaint.worker.engines import load_safetensors
 from . import checkpoint, losses, sheets
 from .config import Config, Stage
 from .discriminator import (
-    PatchDiscriminator,
+    build_discriminator,
     discriminator_loss,
     feature_matching,
     generator_adversarial,
     patch_weight,
     r1_penalty,
+    share_right,
 )
 from .task import Batch, ShardSet
 
@@ -63,10 +64,10 @@ def generator_loss(config: Config, batch: Batch, predicted: Tensor) -> tuple[Ten
     return total, parts
 
 
-def learning_rate(stage: Stage, step: int, progress: float) -> float:
-    """A short warm-up, then a cosine from the stage's first rate to its last."""
+def learning_rate(stage: Stage, step: int, progress: float, warm_up: int = 100) -> float:
+    """A warm-up over the run's first steps, and a cosine from the stage's first rate to its last."""
     rate = stage.lr_end + (stage.lr - stage.lr_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return rate * min(1.0, (step + 1) / 100)
+    return rate * min(1.0, (step + 1) / max(warm_up, 1))
 
 
 class Trainer:
@@ -102,7 +103,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.generator.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
-        self.discriminator = PatchDiscriminator(config.discriminator_width).to(self.device)
+        self.discriminator = build_discriminator(config.discriminator, config.discriminator_width).to(
+            self.device
+        )
         # No momentum: the classic choice where two networks chase each other.
         self.judge_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=config.lr_discriminator, betas=(0.0, 0.99)
@@ -231,7 +234,7 @@ class Trainer:
         seen: list[dict[str, float]] = []
         while (progress := self._progress(stage)) < 1:
             start = time.perf_counter()
-            rate = learning_rate(stage, self.step, progress)
+            rate = learning_rate(stage, self.step, progress, config.warm_up)
             batch = data.batch(
                 self.rng,
                 stage.batch,
@@ -251,7 +254,8 @@ class Trainer:
             self.stage_step += 1
             self.stage_seconds += time.perf_counter() - start
             if self.step % config.log_every == 0:
-                mean = {key: float(np.mean([p[key] for p in seen])) for key in seen[0]}
+                keys = dict.fromkeys(key for parts in seen for key in parts)
+                mean = {key: float(np.mean([p[key] for p in seen if key in p])) for key in keys}
                 per_second = self.world * stage.batch / (self.stage_seconds / self.stage_step)
                 self.log(
                     {"step": self.step, "size": stage.size, "lr": rate, "per_second": per_second, **mean}
@@ -283,7 +287,8 @@ class Trainer:
         truth = batch.truth * batch.valid
         real, _ = self.discriminator(truth, batch.hole, batch.valid)
         fake, _ = self.discriminator(composite.detach(), batch.hole, batch.valid)
-        loss, right = discriminator_loss(real, fake, patch_weight(batch.hole, batch.valid, real))
+        weight = patch_weight(batch.hole, batch.valid, real)
+        loss = discriminator_loss(real, fake, weight, config.discriminator)
         if config.r1 > 0 and self.step % config.r1_every == 0:
             # Applied rarely ("lazily"), so scaled up by how rarely.
             penalty = r1_penalty(self.discriminator, truth, batch.hole, batch.valid)
@@ -292,7 +297,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         self._share_gradients(self.discriminator)
         self.judge_optimizer.step()
-        return {"judge": float(loss.detach()), "judge_right": right}
+        return {"judge": float(loss.detach()), "judge_right": share_right(real, fake, weight)}
 
     def _adversarial_loss(
         self, batch: Batch, composite: Tensor, stage: Stage
@@ -305,7 +310,9 @@ class Trainer:
             fake, features = self.discriminator(composite, batch.hole, batch.valid)
             with torch.no_grad():
                 _, wanted = self.discriminator(batch.truth * batch.valid, batch.hole, batch.valid)
-            fooled = generator_adversarial(fake, patch_weight(batch.hole, batch.valid, fake))
+            fooled = generator_adversarial(
+                fake, patch_weight(batch.hole, batch.valid, fake), self.config.discriminator
+            )
             matched = feature_matching(features, wanted)
             total = total + stage.adversarial * fooled + stage.features * matched
             parts |= {"adversarial": float(fooled.detach()), "features": float(matched.detach())}
@@ -330,7 +337,7 @@ class Trainer:
         predicted = self._predict(batch.inputs)
         loss, parts = generator_loss(config, batch, predicted)
         composite = batch.composite(predicted)
-        if stage.adversarial > 0:
+        if stage.adversarial > 0 and self.step % config.discriminator_every == 0:
             parts |= self._judge_step(batch, composite)
         if max(stage.adversarial, stage.features, stage.relight, stage.curl) > 0:
             extra, more = self._adversarial_loss(batch, composite, stage)

@@ -1,7 +1,8 @@
-"""Contact sheets: input, result, truth, error, and the map under a raking light, one row per map."""
+"""Contact sheets: a picture that a person can judge, one row per map, with the columns named."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,10 @@ F32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
 RAKING = np.array([0.75, 0.35, 0.56], np.float32) / np.linalg.norm([0.75, 0.35, 0.56])
+#: What `row` shows, from left to right.
+COLUMNS = ("damaged", "mask", "result", "truth", "error 0-30 deg", "relit result", "relit truth")
+#: Smaller tiles are enlarged, texel by texel, to at least this.
+LEAST_TILE = 128
 
 
 def relight(normals: F32, valid: Bool, light: NDArray[np.floating] = RAKING) -> F32:
@@ -29,19 +34,25 @@ def heat(degrees: F32, valid: Bool, top: float = 30.0) -> F32:
     return np.asarray(np.where(valid[..., None], colour, 0), dtype=np.float32)
 
 
+def show(normals: F32, valid: Bool) -> F32:
+    """Normals (h, w, 3) as colours in 0..1, black off the surface."""
+    return np.where(valid[..., None], normals * 0.5 + 0.5, 0).astype(np.float32)
+
+
+def damaged(truth: F32, hole: Bool, valid: Bool) -> F32:
+    """The map (h, w, 3) as colours, white where it is hidden."""
+    return np.where((hole & valid)[..., None], np.float32(1), show(truth, valid))
+
+
 def row(truth: F32, hole: Bool, valid: Bool, filled: F32) -> F32:
-    """One row (h, 6w, 3): input, result, truth, error, relit result, relit truth."""
-
-    def show(n: F32) -> F32:
-        return np.where(valid[..., None], n * 0.5 + 0.5, 0).astype(np.float32)
-
+    """One row (h, 7w, 3) of `COLUMNS`."""
     result = np.where((hole & valid)[..., None], filled, truth)
-    damaged = np.where((hole & valid)[..., None], np.float32(1), show(truth))
     return np.concatenate(
         [
-            damaged,
-            show(result),
-            show(truth),
+            damaged(truth, hole, valid),
+            np.repeat(hole[..., None], 3, axis=-1).astype(np.float32),
+            show(result, valid),
+            show(truth, valid),
             heat(angles(result, truth), valid),
             relight(result, valid),
             relight(truth, valid),
@@ -50,11 +61,39 @@ def row(truth: F32, hole: Bool, valid: Bool, filled: F32) -> F32:
     )
 
 
-def write(path: Path, rows: list[F32]) -> None:
-    """Stack rows and write a PNG."""
+def _captions(columns: Sequence[str], width: int) -> F32:
+    """A strip (24, width * columns, 3) with a name over each column."""
+    strip = np.full((24, width * len(columns), 3), 30, np.uint8)
+    for i, name in enumerate(columns):
+        (length, _), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
+        scale = min(0.5, (width - 8) / max(length, 1))
+        at = (i * width + 4, 17)
+        cv2.putText(strip, name, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (240, 240, 240), 1, cv2.LINE_AA)
+    return strip.astype(np.float32) / np.float32(255)
+
+
+def sheet(rows: Sequence[F32], columns: Sequence[str] = COLUMNS) -> F32:
+    """Stack rows (h, w * columns, 3) under the columns' names."""
     picture = np.concatenate(rows, axis=0)
+    tile = picture.shape[1] // len(columns)
+    times = -(-LEAST_TILE // tile)
+    picture = picture.repeat(times, axis=0).repeat(times, axis=1)
+    return np.concatenate([_captions(columns, tile * times), picture], axis=0)
+
+
+def write(path: Path, rows: Sequence[F32], columns: Sequence[str] = COLUMNS) -> None:
+    """Write `sheet` as a PNG.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    picture = sheet(rows, columns)
     path.parent.mkdir(parents=True, exist_ok=True)
-    ok, data = cv2.imencode(".png", np.rint(np.clip(picture[..., ::-1], 0, 1) * 255).astype(np.uint8))
+    ok, data = cv2.imencode(
+        ".png",
+        np.rint(np.clip(picture[..., ::-1], 0, 1) * 255).astype(np.uint8),
+        [cv2.IMWRITE_PNG_COMPRESSION, 9],
+    )
     if not ok:
         raise OSError(f"could not encode {path}")
     part = path.with_suffix(".part")

@@ -122,6 +122,8 @@ class FaceGenerator(nn.Module):
         widths: channels at 1/2, 1/4, 1/8 and 1/16 of the size.
         depths: residual blocks at each of these sizes, on the way down and (but for the last) up again.
         heads: attention heads at the coarsest size.
+        mask_channel: False hides from it what the hole is, to measure what that knowledge is worth: the hole
+            plane is zero, and the valid plane shows known texels alone.
     """
 
     size_multiple = 16
@@ -131,8 +133,10 @@ class FaceGenerator(nn.Module):
         widths: tuple[int, int, int, int] = (24, 64, 128, 256),
         depths: tuple[int, int, int, int] = (1, 1, 2, 2),
         heads: int = 8,
+        mask_channel: bool = True,
     ):
         super().__init__()
+        self.mask_channel = mask_channel
         a, b, c, d = widths
         self.stem = _conv(4 * INPUT_CHANNELS, a)
         self.down_a = nn.Sequential(*(_Residual(a) for _ in range(depths[0])))
@@ -161,6 +165,9 @@ class FaceGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 8, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
+        if not self.mask_channel:
+            hole, valid = x[:, 3:4], x[:, 4:5]
+            x = torch.cat([x[:, :3], torch.zeros_like(hole), valid * (1 - hole), x[:, 5:]], dim=1)
         a = self.down_a(self.stem(functional.pixel_unshuffle(x, 2)))
         b = self.down_b(self.to_b(_act(a)))
         c = self.down_c(self.to_c(_act(b)))
