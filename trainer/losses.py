@@ -29,7 +29,7 @@ def balanced(weight: Tensor, balance: float) -> Tensor:
 def close_seam(predicted: Tensor, truth: Tensor, known: Tensor, sigma: float = 2.0) -> Tensor:
     """The prediction plus its error at known texels, continued a few texels into the hole.
 
-    A quick stand-in, with a gradient, for the screened equation that `core.closing` solves: a normalised
+    A quick stand-in, with a gradient, for the spline that `core.tension` solves: a normalised
     convolution (Knutsson and Westin, 1993) with a Gaussian, which fades where known texels are far.
 
     Args:

@@ -1,28 +1,19 @@
 """The high-frequency band of a repair: pores and creases continued from the map's own known texels.
 
-The shape in the hole comes from elsewhere, at a resolution too low for pores. Here the known texels are
-split into
-that shape and the detail on top of it, the detail is synthesised in the hole by quilting patches of known
-detail, and
-the two are put together again by rotating the shape's normal, never by averaging vectors.
+The shape in the hole comes from elsewhere, at a resolution too low for pores. Here the known texels are split
+into that shape and the detail on top of it, the detail is synthesised in the hole by quilting patches of
+known detail, and the two are put together again by rotating the shape's normal, never by averaging vectors.
 
 * Detail lives in a frame of its own: with the shortest-arc rotation R(b) that takes z to the shape's normal
-  b, the
-  detail of a normal n is ``R(b)^T n``, a unit vector near z, and the way back is ``n = R(b) d``. This is
-  reoriented
-  normal mapping (Barré-Brisebois and Hill, "Blending in Detail", 2012); it needs no tangent frame, so the
-  same code
-  serves tangent, object and camera space. Its x and y are kept as one complex number: turning a patch by a
-  quarter
-  is a product with i, mirroring it is a conjugate.
-* The split follows what the shape lacks. Octave by octave, its energy deep in the hole is compared with
-  what the
-  surroundings let expect there, and the low-pass that separates the bands is mixed accordingly.
-* Quilting follows Efros and Freeman ("Image Quilting for Texture Synthesis and Transfer", 2001): patches on
-  a grid,
-  chosen for their agreement with what lies under their overlap (known border texels included) and with the
-  place
-  they go to, joined along minimal-error cuts.
+  b, the detail of a normal n is ``R(b)^T n``, a unit vector near z, and the way back is ``n = R(b) d``. This
+  is reoriented normal mapping (Barré-Brisebois and Hill, "Blending in Detail", 2012); it needs no tangent
+  frame, so the same code serves tangent, object and camera space. Its x and y are kept as one complex number:
+  turning a patch by a quarter is a product with i, mirroring it is a conjugate.
+* The split follows what the shape lacks. Octave by octave, its energy deep in the hole is compared with what
+  the surroundings let expect there, and the low-pass that separates the bands is mixed accordingly.
+* Quilting follows Efros and Freeman ("Image Quilting for Texture Synthesis and Transfer", 2001): patches on a
+  grid, chosen for their agreement with what lies under their overlap (known border texels included) and with
+  the place they go to, joined along minimal-error cuts.
 """
 
 from __future__ import annotations
@@ -42,17 +33,15 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 # Low-pass of the split, as a share of a working texel: an area average followed by an upsampling keeps half
-# the
-# amplitude at a wavelength of about 3.5 working texels, a Gaussian of standard deviation s at 5.3 s.
+# the amplitude at a wavelength of about 3.5 working texels, a Gaussian of standard deviation s at 5.3 s.
 _CUT = 0.65
-# Octaves below the working resolution's own that a blurred shape may get back, and the widest Gaussian for
-# it.
+# Octaves below the working resolution's own that a blurred shape may get back, and their widest Gaussian.
 _OCTAVES = 3
 _WIDEST = 26.0
 # Detail that is not the true one adds its own error to the one of leaving it out: at full strength sqrt(2)
 # times it. These strengths, by the hole's mean width in texels and measured on procedural skin, keep the mean
 # angular error below 1.35 times the smooth fill's: good in lines; strands are joined to their borders.
-_STRENGTHS = ((3.0, 6.0, 9.0, 64.0), (0.98, 0.9, 0.86, 0.98))
+_STRENGTHS = ((3.0, 6.0, 9.0, 64.0), (0.94, 0.9, 0.86, 0.98))
 # Holes without an interior to measure: share of each band that is left to the detail; the low-pass's standard
 # deviation as a share of the hole's width, and its least, in texels. Set by strands' error and strength.
 _THIN = (1.0, 0.3, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Filling the hole of one crop: the network for the shape, a harmonic closing for the seam, detail on top."""
+"""Filling the hole of one crop: the network for the shape, the seam closed, detail on top."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import harmonic
+from .closing import REACH, close_seam, close_smoothly
 from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled, InpaintError
 from .modelcard import SPACES
@@ -45,10 +45,11 @@ def prepare_batch(normals: FloatArray, hole: BoolArray, valid: BoolArray, space:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the network saw and said: a smooth field with no seam, on its own grid.
+    """What the network saw and said: a smooth field with no seam, on the context's own grid.
 
     `field` is float32 (h, w, 3). A place p on the crop's axis (texel centres at whole numbers) lies at
-    (p + 0.5 - top) * h / tall - 0.5 on the grid's axis; likewise across.
+    (p + 0.5 - top) * h / tall - 0.5 on the grid's axis; likewise across. `coarseness` is how many texels of
+    the crop one texel of the network's grid stands for.
     """
 
     field: FloatArray
@@ -56,6 +57,7 @@ class _Context:
     left: int
     tall: int
     broad: int
+    coarseness: float
 
 
 def _check_crop(crop: Crop) -> None:
@@ -77,20 +79,12 @@ def _check_crop(crop: Crop) -> None:
         )
 
 
-#: The last input of each engine and what it answered: neighbouring crops of one map share their context.
-_last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray]] = weakref.WeakKeyDictionary()
-
-
 def _run(engine: Engine, batch: FloatArray) -> FloatArray:
     """The network's answer, checked: float32 (8, h, w) to (h, w, 3), unit.
 
     It is asked twice, about the map and about its mirror image, and the mean direction is taken: the two
     answers err differently, so their mean errs less (measured on held-out heads: 3 % less in large holes).
     """
-    digest = hashlib.sha256(batch.shape.__repr__().encode() + batch.tobytes()).digest()
-    remembered = _last.get(engine)
-    if remembered is not None and remembered[0] == digest:
-        return remembered[1]
     answers = np.asarray(engine.run(np.stack([batch, _mirrored(batch)])))
     if answers.shape != (2, 3, *batch.shape[1:]):
         raise InpaintError("bad_result", detail=f"shape {answers.shape} for two inputs of {batch.shape}")
@@ -100,9 +94,7 @@ def _run(engine: Engine, batch: FloatArray) -> FloatArray:
     if float(np.abs(length - 1).max()) > _UNIT_SLACK:
         raise InpaintError("bad_result", detail=f"vectors of length {length.min():.3g} to {length.max():.3g}")
     total = answers[0] + _mirrored(answers[1])
-    result = unit(np.ascontiguousarray(np.moveaxis(total, 0, -1), dtype=np.float32))
-    _last[engine] = (digest, result)
-    return result
+    return unit(np.ascontiguousarray(np.moveaxis(total, 0, -1), dtype=np.float32))
 
 
 def _mirrored(planes: FloatArray) -> FloatArray:
@@ -138,60 +130,70 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         counts = block_sum(known, block), block_sum(hole, block)
         normals, hole, valid = classify(vectors, *counts, area)
         tall, broad = hole.shape[0] * block * step, hole.shape[1] * block * step
+    field, scale = _shape(normals, hole, valid, crop.space, engine)
+    return _Context(field, top, left, tall, broad, max(1.0, tall / hole.shape[0] / scale))
+
+
+#: The last context of each engine and its shape: neighbouring crops of one map share their context.
+_last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray]] = weakref.WeakKeyDictionary()
+
+
+def _shape(
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str, engine: Engine
+) -> tuple[FloatArray, float]:
+    """A context with its holes filled.
+
+    Args:
+        normals: float32 (h, w, 3), unit at known texels.
+        hole: bool (h, w).
+        valid: bool (h, w), holes lie within.
+        space: of the vectors.
+        engine: the network.
+
+    Returns:
+        float32 (h, w, 3): the known normals, the closed prediction, and harmless values off the surface,
+        for interpolation reaches two texels past its edge; and the network's texels per texel, at most 1.
+    """
     card = engine.card
-    longest = max(hole.shape)
-    scale = min(1.0, card.working_size / longest)
+    scale = min(1.0, card.working_size / max(hole.shape))
+    digest = hashlib.sha256(f"{space} {hole.shape}".encode())
+    for array in (normals, hole, valid):
+        digest.update(np.ascontiguousarray(array).data)
+    remembered = _last.get(engine)
+    if remembered is not None and remembered[0] == digest.digest():
+        return remembered[1], scale
     height = max(1, round(hole.shape[0] * scale))
     width = max(1, round(hole.shape[1] * scale))
     multiple = card.size_multiple
     side = min(card.working_size, -(-max(height, width) // multiple) * multiple)
-    normals, hole, valid = shrink(normals, hole, valid, height, width)
-    known = valid & ~hole
-    if not known.any():
+    small_normals, small_hole, small_valid = shrink(normals, hole, valid, height, width)
+    if not (small_valid & ~small_hole).any():
         raise InpaintError("no_context")
     rows, columns = _letterbox(height, side), _letterbox(width, side)
     boxed_normals = np.zeros((side, side, 3), np.float32)
     boxed_hole = np.zeros((side, side), np.bool_)
     boxed_valid = np.zeros((side, side), np.bool_)
-    boxed_normals[rows, columns] = normals
-    boxed_hole[rows, columns] = hole
-    boxed_valid[rows, columns] = valid
-    answer = _run(engine, prepare_batch(boxed_normals, boxed_hole, boxed_valid, crop.space))
-    # Known texels hold what is known; past the edge of the surface the field must stay harmless, for the
-    # interpolation to native texels reaches two texels far.
-    field = np.where(known[..., None], normals, answer[rows, columns])
-    planes = np.ascontiguousarray(np.moveaxis(answer[rows, columns], -1, 0))
-    field[hole] = close_seam(planes, normals, hole, known)
-    return _Context(spread(field, known | hole), top, left, tall, broad)
+    boxed_normals[rows, columns] = small_normals
+    boxed_hole[rows, columns] = small_hole
+    boxed_valid[rows, columns] = small_valid
+    answer = _run(engine, prepare_batch(boxed_normals, boxed_hole, boxed_valid, space))[rows, columns]
+    known = valid & ~hole
+    predicted = unit(_resized(spread(answer, small_valid), hole.shape))
+    field = np.where(known[..., None], normals, predicted)
+    if hole.any():
+        field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
+    field = spread(field, valid)
+    _last[engine] = (digest.digest(), field)
+    return field, scale
 
 
-def close_seam(
-    predicted: FloatArray, normals: FloatArray, unknown: BoolArray, known: BoolArray
-) -> FloatArray:
-    """The prediction in the hole, changed as little as possible so that it meets the known texels around.
-
-    The difference on the hole's border is continued harmonically into the hole and added, and the sum is
-    normalised. Parts of the hole that touch no known texel keep the prediction.
-
-    Args:
-        predicted: float32 (3, h, w), planes first, of any length above zero.
-        normals: float32 (h, w, 3), unit at known texels.
-        unknown: bool (h, w), the hole.
-        known: bool (h, w), known texels; neither is a wall.
-
-    Returns:
-        float32 (n, 3), unit: the texels of the hole in reading order.
-    """
-    border = harmonic.border_of(unknown, known)
-    difference = np.zeros(predicted.shape, np.float32)
-    y, x = np.nonzero(border)
-    difference[:, y, x] = (normals[y, x] - unit(np.ascontiguousarray(predicted[:, y, x].T))).T
-    difference = harmonic.extend(difference, border, unknown)
-    # Only the hole's own texels from here on: of thin strands they are a small part of the box.
-    places = np.flatnonzero(unknown)
-    inside = unit(np.ascontiguousarray(predicted.reshape(3, -1)[:, places].T))
-    inside += difference.reshape(3, -1)[:, places].T
-    return unit(inside)
+def _resized(field: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """A smooth field (h, w, 3) at another size."""
+    if field.shape[:2] == shape[:2]:
+        return field
+    rows = (np.arange(shape[0]) + 0.5) * field.shape[0] / shape[0] - 0.5
+    columns = (np.arange(shape[1]) + 0.5) * field.shape[1] / shape[1] - 0.5
+    return np.ascontiguousarray(np.moveaxis(enlarge(field, rows, columns), 0, -1))
 
 
 def _stop_if(cancel: Cancel) -> None:
@@ -205,8 +207,8 @@ def fill_crop(
     """Fill the hole of a crop.
 
     The context is averaged down to the network's working size, the prediction brought back by smooth
-    interpolation, its seam closed at native resolution, and, if the crop asks for it, fine detail
-    continued from the surroundings.
+    interpolation, its seam closed on the context's grid and again at native resolution, and, if the crop
+    asks for it, fine detail continued from the surroundings.
 
     Args:
         crop: The piece of map.
@@ -243,9 +245,8 @@ def fill_crop(
     columns = (np.arange(low_x, high_x) + 0.5 - context.left) * grid_w / context.broad - 0.5
     planes = enlarge(context.field, rows, columns)
     _stop_if(cancel)
-    closed = close_seam(planes, crop.normals[box], hole[box], known[box])
+    result[box][hole[box]] = close_seam(planes, crop.normals[box], hole[box], known[box])
     del planes
-    result[box][hole[box]] = closed
     _stop_if(cancel)
     if crop.detail:
         from .detail import add_detail
@@ -261,7 +262,7 @@ def fill_crop(
             hole,
             crop.valid,
             crop.space,
-            max(1.0, context.tall / grid_h),
+            context.coarseness,
             np.random.default_rng(crop.seed),
             progress=detail_progress,
             cancel=cancel,

@@ -27,10 +27,10 @@ TOLERANCE = 1e-3
 
 def border_of(unknown: BoolArray, known: BoolArray) -> BoolArray:
     """The known texels with an unknown one above, below, left or right of them."""
-    return known & _grow(unknown)
+    return known & grow(unknown)
 
 
-def _grow(flags: BoolArray) -> BoolArray:
+def grow(flags: BoolArray) -> BoolArray:
     """The flags spread by one texel up, down, left and right."""
     grown = flags.copy()
     grown[1:] |= flags[:-1]
@@ -133,7 +133,7 @@ def _fill_walls(field: FloatArray, trusted: BoolArray) -> None:
     np.copyto(field, mean, where=~trusted)
 
 
-def _double(field: FloatArray, height: int, width: int) -> FloatArray:
+def double(field: FloatArray, height: int, width: int) -> FloatArray:
     """A field (c, h, w) at twice the resolution, cut to a size: bilinear between texel centres."""
     near = field * np.float32(0.75)
     far = field * np.float32(0.25)
@@ -178,7 +178,7 @@ def extend(values: FloatArray, border: BoolArray, unknown: BoolArray) -> FloatAr
     else:
         band = border
         for _ in range(BAND):
-            band = _grow(band)
+            band = grow(band)
         band = band & open_
         _conjugate_gradients(field, band, border | (open_ & ~band), 3 * BAND)
     return field
@@ -200,4 +200,4 @@ def _start_from_coarser(field: FloatArray, border: BoolArray, open_: BoolArray) 
     coarse_open = block_any(open_, 2) & ~coarse_border
     coarse = extend(coarse, coarse_border, coarse_open)
     _fill_walls(coarse, coarse_border | coarse_open)
-    np.copyto(field, _double(coarse, height, width), where=open_)
+    np.copyto(field, double(coarse, height, width), where=open_)
