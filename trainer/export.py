@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from safetensors.torch import save
 from torch import nn
@@ -21,6 +22,8 @@ from . import checkpoint
 
 OPSET = 17
 PARITY = 1e-3
+#: Values fewer than these are not worth a cast.
+SMALL = 256
 #: Batch, height and width at which both files must agree.
 PARITY_SHAPES = ((2, 128, 128), (1, 256, 192))
 
@@ -50,6 +53,29 @@ def export_onnx(generator: nn.Module, path: Path) -> None:
     part.replace(path)
 
 
+def halve(path: Path) -> None:
+    """Store an ONNX file's large weights in half precision, each with a cast back: half the size.
+
+    The casts are folded when the file is loaded, so the network runs as before. Weights that half precision
+    holds exactly keep their values.
+    """
+    model = onnx.load(str(path))
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < SMALL:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
 def parity(generator: nn.Module, onnx_path: Path, rng: np.random.Generator) -> float:
     """Largest difference between the network in PyTorch and its ONNX file, over `PARITY_SHAPES`."""
     import onnxruntime
@@ -77,7 +103,7 @@ def export(
     licence: str = "GPL-3.0-or-later",
     spaces: Sequence[str] = SPACES,
 ) -> ModelCard:
-    """Export a run's averaged weights.
+    """Export a run's averaged weights, rounded to half precision, which is how both files store them.
 
     Args:
         run: a run's folder, or one of its checkpoints.
@@ -101,11 +127,13 @@ def export(
     config = json.loads(state["config"])
     generator = build_generator(config["generator"]).eval()
     generator.load_state_dict(state["average"])
+    generator.half().float()  # what the files hold, so that both are the same network
     folder.mkdir(parents=True, exist_ok=True)
     onnx_path, tensors_path = folder / f"{name}.onnx", folder / f"{name}.safetensors"
     fresh = onnx_path.with_name(f".{name}.new.onnx")
     try:
         export_onnx(generator, fresh)
+        halve(fresh)
         worst = parity(generator, fresh, np.random.default_rng(0))
         if not worst < PARITY:
             raise ExportFailed(
@@ -116,7 +144,8 @@ def export(
         fresh.unlink(missing_ok=True)
     part = tensors_path.with_suffix(".part")
     # Written here, not by the library, which makes files that only their owner can read.
-    part.write_bytes(save({key: value.contiguous() for key, value in generator.state_dict().items()}))
+    tensors = generator.state_dict().items()
+    part.write_bytes(save({k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors}))
     part.replace(tensors_path)
     card = ModelCard(
         name=name,
