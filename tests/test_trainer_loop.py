@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the trainer needs PyTorch")
+from torch import nn  # noqa: E402
+
 for _name in ("safetensors", "onnx", "onnxruntime", "cv2", "scipy"):
     pytest.importorskip(_name, reason="the trainer needs it")
 
@@ -30,10 +34,11 @@ from trainer.discriminator import (  # noqa: E402
     r1_penalty,
     share_right,
 )
+from trainer.evaluate import judge_accuracy  # noqa: E402
 from trainer.export import export  # noqa: E402
 from trainer.loop import Trainer, TrainingFailed  # noqa: E402
 from trainer.shards import Shard, encode  # noqa: E402
-from trainer.task import ShardSet, build_inputs, shrink  # noqa: E402
+from trainer.task import ShardSet, batches, build_inputs, shrink  # noqa: E402
 
 GENERATOR = {"kind": "face", "widths": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "heads": 2}
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +52,15 @@ def _dome(rng: np.random.Generator, size: int) -> tuple[np.ndarray[Any, Any], np
     u, v = (x - cx) / r, (y - cy) / r
     n = np.stack([u, v, np.sqrt(np.clip(1 - u**2 - v**2, 0, 1))], axis=-1).astype(np.float32)
     return n, np.asarray(np.hypot(u, v) < 0.97)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on several threads, and much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +83,7 @@ def _config(data: Path, **changes: Any) -> Config:
         "log_every": 5,
         "save_every": 10,
         "validate_every": 1000,
+        "tensorboard": False,
     }
     return Config.from_dict({**values, **changes})
 
@@ -94,7 +109,56 @@ def test_it_learns_and_writes_all_that_is_needed(data: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "config.json").read_text())["generator"] == GENERATOR
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert any("degrees" in line for line in lines)
+    assert all(0 <= line["waiting"] <= 1 for line in lines if "degrees" in line)
     assert list((tmp_path / "sheets").glob("*.png"))
+    session = json.loads((tmp_path / "sessions.jsonl").read_text().splitlines()[0])
+    assert session["torch"] == torch.__version__ and session["revision"] == state["revision"]
+    if state["revision"].endswith("+"):  # what differs from the revision lies beside
+        assert list(tmp_path.glob("changes-*.diff"))
+
+
+def test_scalars_and_sheets_reach_tensorboard(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="an optional dependency")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stage = {"size": 32, "batch": 4, "steps": 10, "adversarial": 0.05}
+    config = _config(data, stages=[stage], tensorboard=True, validate_every=10)
+    Trainer(config, tmp_path, lambda _: None).run()
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    assert {"degrees", "test_degrees", "judge_right", "test_judge_right"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("degrees")] == [5, 10]
+    assert events.Tags()["images"] == ["sheet"]
+
+
+def test_a_run_does_without_tensorboard(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.loop.importlib.util.find_spec", lambda name: None)
+    said: list[str] = []
+    stages = [{"size": 32, "batch": 4, "steps": 1}]
+    Trainer(_config(data, stages=stages, tensorboard=True), tmp_path, said.append).run()
+    assert "pip install tensorboard" in said[0] and said[-1] == "done"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs processes that share memory by forking")
+def test_loaders_draw_the_very_batches(data: Path, tmp_path: Path) -> None:
+    shards = ShardSet(data / "train", 32, {"camera": 1.0})
+    drawn = [
+        list(
+            itertools.islice(
+                batches(
+                    shards, 7, (3, 1), 4, {"blob": 1.0}, known_valid=0.5, zoom=(0.9, 1.7), loaders=loaders
+                ),
+                3,
+            )
+        )
+        for loaders in (0, 2)
+    ]
+    for one, two in zip(*drawn, strict=True):
+        assert torch.equal(one.inputs, two.inputs) and torch.equal(one.hole, two.hole)
+    assert not torch.equal(drawn[0][0].inputs, drawn[0][1].inputs)
+    # A run that goes on at step 8 sees what step 8 would have seen.
+    later = next(batches(shards, 8, (3, 1), 4, {"blob": 1.0}, known_valid=0.5, zoom=(0.9, 1.7)))
+    assert torch.equal(later.inputs, drawn[0][1].inputs)
 
 
 def test_resuming_is_bit_for_bit(data: Path, tmp_path: Path) -> None:
@@ -183,6 +247,8 @@ def test_the_adversarial_stage_trains_both(data: Path, tmp_path: Path) -> None:
     for key in ("judge", "judge_right", "adversarial", "features", "relight", "curl"):
         assert np.isfinite([line[key] for line in lines]).all()
     assert all(0 <= line["judge_right"] <= 1 for line in lines)
+    shares = judge_accuracy(tmp_path, maps=16)
+    assert set(shares) == {"train", "test"} and all(0 <= share <= 1 for share in shares.values())
 
 
 def test_the_papers_discriminator_is_retrained_at_intervals(data: Path, tmp_path: Path) -> None:
@@ -216,6 +282,51 @@ def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path) -> N
         next(trainer.generator.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingFailed, match="lower learning rate"):
         trainer.run()
+
+
+def test_a_gradient_that_is_no_number_does_not_reach_the_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(_config(data), tmp_path, lambda _: None)
+    trainer.save()
+    before = {k: v.clone() for k, v in trainer.generator.state_dict().items()}
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(TrainingFailed, match="gradient became inf"):
+        trainer.run()
+    assert all(torch.equal(before[k], v) for k, v in trainer.generator.state_dict().items())
+
+
+def test_lack_of_memory_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(_config(data), tmp_path, lambda _: None)
+
+    def greedy(*_: Any) -> None:
+        torch.empty(1 << 62, dtype=torch.uint8)  # the allocator's own refusal
+
+    monkeypatch.setattr(trainer, "_train_step", greedy)
+    with pytest.raises(TrainingFailed, match="batches of 8; use a smaller batch"):
+        trainer.run()
+    # Another error of the same class is not taken for it.
+    monkeypatch.setattr(trainer, "_train_step", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        trainer.run()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_leaves_the_last_checkpoint(data: Path, tmp_path: Path) -> None:
+    import resource
+
+    trainer = Trainer(_config(data), tmp_path, lambda _: None)
+    trainer.save()
+    kept = (tmp_path / "last.pt").read_bytes()
+    trainer.step = 5
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"last\.pt could not be written \(\d+ MiB are free"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "last.pt").read_bytes() == kept and not list(tmp_path.glob("*.part"))
 
 
 def test_export_is_what_the_engines_load(data: Path, tmp_path: Path) -> None:
@@ -288,6 +399,12 @@ def test_a_damaged_or_foreign_checkpoint_is_named(data: Path, tmp_path: Path) ->
     torch.save({"weights": torch.zeros(3)}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match="not a checkpoint of this trainer"):
         Trainer(_config(data), tmp_path, lambda _: None)
+    (tmp_path / "last.pt").unlink()
+    Trainer(_config(data), tmp_path, lambda _: None).save()
+    with pytest.raises(ValueError, match="was trained with generator"):
+        Trainer(_config(data, generator={"kind": "bowtie", "width": 8}), tmp_path, lambda _: None)
+    with pytest.raises(ValueError, match="was trained with discriminator = patch"):
+        Trainer(_config(data, discriminator="dcgan"), tmp_path, lambda _: None)
 
 
 def test_configurations_are_checked(tmp_path: Path) -> None:

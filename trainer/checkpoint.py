@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,35 @@ def git_revision() -> str:
     return revision + ("+" if changed else "")
 
 
+def git_changes() -> str:
+    """What of the checkout's tracked files differs from its commit, as a patch; empty outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "diff", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside the target, flush to disk, and rename."""
+    """Write beside the target, flush to disk, and rename.
+
+    Raises:
+        OSError: it could not be written, for lack of space say; the checkpoint that was there still is.
+    """
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # PyTorch's writer hides the cause in a RuntimeError
+        free = shutil.disk_usage(path.parent).free
+        part.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} could not be written ({free / 2**20:.0f} MiB are free there): {error}. What was there "
+            "before is untouched: make space and run the same command again"
+        ) from error
     part.replace(path)
 
 

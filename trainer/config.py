@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -59,6 +60,10 @@ class Config:
         warm_up: steps at the start of a run over which the learning rate rises.
         closing: share of the reconstruction loss that is taken after an approximate seam closing, as the
             path around the network does it; the rest is taken from the bare prediction.
+        loaders: processes that make batches ahead of training; 0 makes each when it is asked for. The batches
+            are the same ones. On a GPU use as many as there are cores.
+        tensorboard: write scalars and sheets for TensorBoard, where it is installed.
+        device: "cpu", "cuda", "mps", ...; under torchrun "cuda" is each process's own GPU.
         balance: 0 counts each texel of a hole alike, 1 each hole; between them a compromise.
         known: weight of the loss at known texels, against which a seam is closed.
     """
@@ -94,6 +99,8 @@ class Config:
     save_every: int = 200
     validate_every: int = 400
     refresh_every: int = 100
+    loaders: int = 0
+    tensorboard: bool = True
     device: str = "cpu"
 
     @classmethod
@@ -135,16 +142,16 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """Read a TOML file.
+        """Read a TOML file, or the `config.json` of a run.
 
         Raises:
-            ValueError: it is not TOML, or not a configuration.
+            ValueError: it is neither, or not a configuration.
         """
+        text = path.read_text(encoding="utf-8")
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
+            return cls.from_dict(json.loads(text) if path.suffix == ".json" else tomllib.loads(text))
+        except (tomllib.TOMLDecodeError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
-        return cls.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and run folders."""

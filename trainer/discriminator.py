@@ -78,6 +78,17 @@ def share_right(real: Tensor, fake: Tensor, weight: Tensor) -> float:
     return float((_mean((real > 0).float(), weight) + _mean((fake < 0).float(), weight)) / 2)
 
 
+@torch.no_grad()
+def accuracy(judge: nn.Module, truth: Tensor, composite: Tensor, hole: Tensor, valid: Tensor) -> float:
+    """The accuracy of a discriminator, in evaluation mode, on true and on repaired maps (n, 3, h, w)."""
+    learning = judge.training
+    judge.eval()
+    real, _ = judge(truth * valid, hole, valid)
+    fake, _ = judge(composite, hole, valid)
+    judge.train(learning)
+    return share_right(real, fake, patch_weight(hole, valid, real))
+
+
 def generator_adversarial(fake: Tensor, weight: Tensor, kind: str) -> Tensor:
     """The generator's loss that goes with `discriminator_loss`."""
     return _mean(functional.softplus(-fake), weight) if kind == "dcgan" else -_mean(fake, weight)

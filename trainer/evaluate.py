@@ -1,4 +1,4 @@
-"""Evaluation: held-out heads, masks fixed by seed, ours beside what people use today, in one table."""
+"""Evaluation: held-out maps, masks fixed by seed, ours beside what people use today, in one table."""
 
 from __future__ import annotations
 
@@ -8,25 +8,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding
 from blender_normal_inpaint.core.pipeline import Options, inpaint
+from blender_normal_inpaint.nets import build_generator
 from blender_normal_inpaint.worker.engines import create_engine
 
-from . import sheets
-from .baselines import BASELINES, Fill
+from . import checkpoint, sheets
+from .baselines import Fill
+from .config import Config
+from .discriminator import accuracy, build_discriminator
 from .masks import blob_outline, fill_polygon, lines, scatter, strands
-from .metrics import measure
-from .prepare import person_rng
+from .metrics import mean_of, measure
+from .prepare import SPLITS, person_rng
 from .sources.ict import Head
 from .sources.raycast import Camera, Caster, render_camera
+from .sources.skin import residual_map, skin_map
+from .task import ShardSet
 
 F32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
+#: A table of means: by method, by family of masks, by measure.
+Table = dict[str, dict[str, dict[str, float]]]
 
 FAMILIES = ("lines", "scatter", "blob", "strands", "half")
+#: Training draws people from the split called train alone, and shards of the split called test from its
+#: first numbers.
+FIRST_PERSON = 10_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,10 @@ class Case:
     truth: F32
     valid: Bool
     hole: Bool
+
+
+#: Repairs the map of a case: the truth's texels outside the hole, (s, s, 3).
+Method = Callable[[Case], F32]
 
 
 def front_view(
@@ -110,30 +125,96 @@ def family_mask(
     raise ValueError(f"unknown family of masks {family!r}; known: {', '.join(FAMILIES)}")
 
 
-def head_cases(
-    draw: Callable[[np.random.Generator], Head], source: str, count: int, size: int, seed: int
+def masked(
+    name: str,
+    space: str,
+    truth: F32,
+    valid: Bool,
+    seed: tuple[int, ...],
+    middle: tuple[float, float] | None = None,
+    face: float | None = None,
 ) -> list[Case]:
-    """Held-out heads of a source, each with one mask of every family."""
+    """One map with one mask of every family.
+
+    Args:
+        name: of the map.
+        space: of the map.
+        truth: (s, s, 3) unit normals, zero off the surface.
+        valid: (s, s) surface.
+        seed: of the masks.
+        middle: the face's middle, row and column; the map's by default.
+        face: the face's height in texels; 0.8 of the map by default.
+    """
+    size = truth.shape[0]
     cases = []
-    for person in range(count):
-        # Training never draws people from the split called test.
-        rng = person_rng(source, "test", 10_000 + person, seed)
-        truth, valid, middle, face = front_view(draw(rng), rng, size)
-        for family in FAMILIES:
-            hole = family_mask(
-                family, np.random.default_rng([seed, 77, person, FAMILIES.index(family)]), size, middle, face
-            )
-            cases.append(Case(f"{source} {person}", family, "camera", truth, valid, hole & valid))
+    for number, family in enumerate(FAMILIES):
+        rng = np.random.default_rng([*seed, number])
+        hole = family_mask(family, rng, size, middle or (size / 2, size / 2), face or 0.8 * size) & valid
+        if hole.any():
+            cases.append(Case(name, family, space, truth, valid, hole))
     return cases
 
 
-def ours(card: Path | None = None, *, detail: bool = True, engine: str = "onnx") -> Fill:
+def head_cases(
+    draw: Callable[[np.random.Generator], Head], source: str, count: int, size: int, seed: int
+) -> list[Case]:
+    """Held-out heads of a source, from the front, in camera space."""
+    cases = []
+    for person in range(count):
+        rng = person_rng(source, "test", FIRST_PERSON + person, seed)
+        truth, valid, middle, face = front_view(draw(rng), rng, size)
+        cases += masked(f"{source} {person}", "camera", truth, valid, (seed, 77, person), middle, face)
+    return cases
+
+
+def tangent_cases(
+    layout: Callable[[np.random.Generator], tuple[F32, Bool]], count: int, size: int, seed: int
+) -> list[Case]:
+    """Held-out maps in tangent space: procedural skin, and what a smooth base leaves of a face, in turn.
+
+    Args:
+        layout: draws an object-space map (size, size, 3) of a head, and its surface.
+        count: how many maps.
+        size: side of each map.
+        seed: of the set.
+    """
+    cases = []
+    for number in range(count):
+        rng = person_rng("skin", "test", FIRST_PERSON + number, seed)
+        if number % 2 == 0:
+            truth, valid = skin_map(rng, size), np.ones((size, size), np.bool_)
+        else:
+            normals, valid = layout(rng)
+            truth = residual_map(rng, normals, valid)
+        kind = "face" if number % 2 else "skin"
+        cases += masked(f"{kind} {number}", "tangent", truth, valid, (seed, 78, number))
+    return cases
+
+
+def object_cases(
+    layout: Callable[[np.random.Generator], tuple[F32, Bool]], source: str, count: int, seed: int
+) -> list[Case]:
+    """Held-out heads of a source as object-space maps of their UV layout."""
+    cases = []
+    for person in range(count):
+        truth, valid = layout(person_rng(f"{source}_uv", "test", FIRST_PERSON + person, seed))
+        cases += masked(f"{source} {person}", "object", truth, valid, (seed, 79, person))
+    return cases
+
+
+def classic(fill: Fill) -> Method:
+    """A fill that does not ask for the space of a map, as a method to measure."""
+    return lambda case: fill(case.truth, case.hole, case.valid)
+
+
+def ours(card: Path | None = None, *, detail: bool = True, engine: str = "onnx") -> Method:
     """The shipped path from end to end: `core.pipeline.inpaint` with a card's weights."""
     loaded, _ = create_engine(engine, card_path=card)
     filler = LocalFiller(loaded)
 
-    def fill(normals: F32, hole: Bool, valid: Bool, space: str = "camera") -> F32:
-        encoding = Encoding(space=space)
+    def fill(case: Case) -> F32:
+        normals, hole, valid = case.truth, case.hole, case.valid
+        encoding = Encoding(space=case.space)
         pixels = (normals * np.float32(0.5) + np.float32(0.5)).astype(np.float32)
         result = inpaint(pixels, hole, filler, encoding=encoding, valid=valid, options=Options(detail=detail))
         out = result.pixels.astype(np.float32) * 2 - 1
@@ -145,10 +226,10 @@ def ours(card: Path | None = None, *, detail: bool = True, engine: str = "onnx")
 
 def evaluate(
     cases: Sequence[Case],
-    methods: Mapping[str, Fill],
+    methods: Mapping[str, Method],
     sheet_folder: Path | None = None,
     say: Callable[[str], None] = print,
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> Table:
     """Measure every method on every case.
 
     Args:
@@ -160,23 +241,18 @@ def evaluate(
     Returns:
         Mean measures by method and family.
     """
-    table: dict[str, dict[str, dict[str, float]]] = {}
+    table: Table = {}
     for name, method in methods.items():
         table[name] = {}
         for family in dict.fromkeys(case.family for case in cases):
             rows: list[F32] = []
             measures: list[dict[str, float]] = []
             for case in (case for case in cases if case.family == family):
-                filled = method(case.truth, case.hole, case.valid)
+                filled = method(case)
                 measures.append(measure(filled, case.truth, case.hole, case.valid))
                 if len(rows) < 6:
                     rows.append(sheets.row(case.truth, case.hole, case.valid, filled))
-            table[name][family] = {
-                key: float(np.nanmean([m[key] for m in measures]))
-                if not np.all(np.isnan([m[key] for m in measures]))
-                else float("nan")
-                for key in measures[0]
-            }
+            table[name][family] = mean_of(measures)
             if sheet_folder is not None:
                 sheets.write(sheet_folder / f"{name}_{family}.png".replace(" ", "_"), rows)
             say(f"{name}, {family}: {table[name][family]['mean']:.2f} degrees")
@@ -194,15 +270,60 @@ def markdown(table: Mapping[str, Mapping[str, Mapping[str, float]]], key: str, d
     return "\n".join([head, *rows]) + "\n"
 
 
-def write_report(table: Mapping[str, Mapping[str, Mapping[str, float]]], folder: Path, title: str) -> Path:
-    """Write `table.json` and `table.md` into a folder; returns the latter's path."""
+def write_report(tables: Mapping[str, Table], folder: Path, title: str) -> Path:
+    """Write `table.json` and `table.md` into a folder; returns the latter's path.
+
+    Args:
+        tables: by heading.
+        folder: where they go.
+        title: of the whole report.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    keys = list(next(iter(next(iter(table.values())).values())))
-    text = f"# {title}\n\n" + "\n".join(markdown(table, key) for key in keys)
+    (folder / "table.json").write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+    text = f"# {title}\n"
+    for heading, table in tables.items():
+        keys = list(next(iter(next(iter(table.values())).values())))
+        text += f"\n## {heading}\n\n" + "\n".join(markdown(table, key) for key in keys)
     path = folder / "table.md"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-__all__ = ["BASELINES", "FAMILIES", "Case", "evaluate", "head_cases", "ours", "write_report"]
+def judge_accuracy(run: Path, maps: int = 96) -> dict[str, float]:
+    """How often a run's discriminator is right on maps it was trained on and on held-out ones.
+
+    An accuracy near 1 on the first and near 0.5 on the second is a discriminator that has memorised its maps,
+    as the papers' did.
+
+    Args:
+        run: a run's folder.
+        maps: how many of each split.
+
+    Returns:
+        Shares by split.
+
+    Raises:
+        ValueError: the run has no checkpoint, or no stage with a discriminator.
+        FileNotFoundError: its data are gone.
+    """
+    state = checkpoint.load(run / "last.pt")
+    config = Config.from_dict(json.loads(state["config"]))
+    if not any(stage.adversarial > 0 for stage in config.stages):
+        raise ValueError(f"{run} has no stage with a discriminator to measure")
+    generator = build_generator(config.generator)
+    generator.load_state_dict(state["average"])
+    generator.eval()
+    judge = build_discriminator(config.discriminator, config.discriminator_width)
+    judge.load_state_dict(state["discriminator"])
+    result = {}
+    for split in SPLITS:
+        shards = ShardSet(Path(config.data) / split, config.stages[-1].size, config.shares)
+        rng = np.random.default_rng([config.seed, 990])
+        shares = []
+        for _ in range(max(1, maps // 16)):
+            batch = shards.batch(rng, 16, config.masks, known_valid=config.known_valid)
+            with torch.no_grad():
+                composite = batch.composite(generator(batch.inputs))
+            shares.append(accuracy(judge, batch.truth, composite, batch.hole, batch.valid))
+        result[split] = float(np.mean(shares))
+    return result

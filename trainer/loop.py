@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import math
 import os
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from tqdm import tqdm
 
 from blender_normal_inpaint.core.modelcard import load_card, verify
 from blender_normal_inpaint.nets import build_generator
@@ -23,6 +28,7 @@ from blender_normal_inpaint.worker.engines import load_safetensors
 from . import checkpoint, losses, sheets
 from .config import Config, Stage
 from .discriminator import (
+    accuracy,
     build_discriminator,
     discriminator_loss,
     feature_matching,
@@ -31,7 +37,7 @@ from .discriminator import (
     r1_penalty,
     share_right,
 )
-from .task import Batch, ShardSet
+from .task import Batch, ShardSet, batches
 
 LAST = "last.pt"
 
@@ -71,7 +77,11 @@ def learning_rate(stage: Stage, step: int, progress: float, warm_up: int = 100) 
 
 
 class Trainer:
-    """A run in a folder: `config.json`, `log.jsonl`, `last.pt`, `sheets/`.
+    """A run in a folder that holds what is needed to judge it, to go on, and to repeat it.
+
+    `config.json`; `sessions.jsonl`, a line for each start (code revision, versions, machine), with
+    `changes-REVISION.diff` where the code differed from its revision; `data.json`, how the data were made;
+    `log.jsonl`; `sheets/`; `tensorboard/`; and `last.pt`.
 
     Args:
         config: the run.
@@ -85,12 +95,15 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.rank = int(os.environ.get("RANK", "0"))
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        if self.world > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if config.device.startswith("cuda") else "gloo")
-        self.say: Callable[[str], None] = say if self.rank == 0 else lambda text: None
-        # Every process draws its own batches; the first one draws what a run without company would.
-        self.rng = np.random.default_rng([config.seed, self.rank] if self.rank else config.seed)
         self.device = torch.device(config.device)
+        if self.device.type == "cuda" and self.device.index is None:
+            # torchrun starts one process for each GPU of a machine.
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
+        if self.world > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self.say: Callable[[str], None] = say if self.rank == 0 else lambda text: None
+        self.rng = np.random.default_rng([config.seed, self.rank] if self.rank else config.seed)
         self.generator = build_generator(config.generator).to(self.device)
         if self.device.type != "mps":
             self.generator = self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -122,10 +135,53 @@ class Trainer:
                 distributed.broadcast(tensor, 0)
             for tensor in self.discriminator.state_dict().values():
                 distributed.broadcast(tensor, 0)
+        self._board: Any = None
         if self.rank == 0:
-            (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+            self._note_session()
+
+    def _note_session(self) -> None:
+        """Write down what this start runs with."""
+        config, folder = self.config, self.folder
+        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+        revision = checkpoint.git_revision()
+        session = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": self.step,
+            "revision": revision,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "machine": platform.platform(),
+            "device": str(self.device),
+            "processes": self.world,
+            "threads": torch.get_num_threads(),
+        }
+        if self.device.type == "cuda":
+            session["gpu"] = torch.cuda.get_device_name(self.device)
+        with (folder / "sessions.jsonl").open("a") as file:
+            file.write(json.dumps(session) + "\n")
+        if revision.endswith("+"):
+            (folder / f"changes-{revision[:12]}.diff").write_text(checkpoint.git_changes())
+        with contextlib.suppress(OSError):
+            (folder / "data.json").write_bytes((Path(config.data) / "made.json").read_bytes())
+        if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            self.say(
+                "TensorBoard is not installed (python -m pip install tensorboard): log.jsonl and sheets/ tell"
+            )
+        elif config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=self.step)
 
     def _resume(self, state: dict[str, Any]) -> None:
+        before = json.loads(state["config"])
+        for key, default in (("generator", {}), ("discriminator", "patch"), ("discriminator_width", 48)):
+            now = self.config.to_dict()[key]
+            if json.loads(json.dumps(now)) != before.get(key, default):
+                raise ValueError(
+                    f"{self.folder / LAST} was trained with {key} = {before.get(key, default)}, the "
+                    f"configuration says {now}: give the run another folder, or its own configuration back"
+                )
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -192,6 +248,10 @@ class Trainer:
             return
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")
+        if self._board is not None:
+            for key, value in values.items():
+                if key not in ("step", "size"):
+                    self._board.add_scalar(key, value, values["step"])
 
     def run(self) -> None:
         """Train until the last stage is done.
@@ -201,10 +261,24 @@ class Trainer:
             FileNotFoundError: there is no data.
         """
         while self.stage < len(self.config.stages):
-            self._run_stage(self.config.stages[self.stage])
+            try:
+                self._run_stage(self.config.stages[self.stage])
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                # On a CPU PyTorch has no class of its own for this.
+                if isinstance(error, RuntimeError) and not (
+                    isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+                ):
+                    raise
+                stage = self.config.stages[self.stage]
+                raise TrainingFailed(
+                    f"out of memory at step {self.step}, {stage.size} px with batches of {stage.batch}; "
+                    f"use a smaller batch and run the same command again: it goes on from {LAST}"
+                ) from error
             self.stage += 1
             self.stage_step, self.stage_seconds = 0, 0.0
             self.save()
+        if self._board is not None:
+            self._board.flush()
         self.say("done")
 
     def _progress(self, stage: Stage) -> float:
@@ -230,25 +304,24 @@ class Trainer:
     def _run_stage(self, stage: Stage) -> None:
         config = self.config
         data = ShardSet(Path(config.data) / "train", stage.size, config.shares)
+        drawn = self._batches(data, stage)
         self.say(f"stage {self.stage + 1} of {len(config.stages)}: {stage.size} px, maps {data.counts()}")
         seen: list[dict[str, float]] = []
+        bar = tqdm(
+            total=100.0,
+            unit="%",
+            desc=f"stage {self.stage + 1}",
+            bar_format="{desc} {percentage:5.1f}% |{bar}| {elapsed} < {remaining}{postfix}",
+            disable=None if self.rank == 0 else True,  # None: shown on a terminal only
+        )
+        waited, since = 0.0, self.stage_seconds
         while (progress := self._progress(stage)) < 1:
+            bar.update(100 * progress - bar.n)
             start = time.perf_counter()
             rate = learning_rate(stage, self.step, progress, config.warm_up)
-            batch = data.batch(
-                self.rng,
-                stage.batch,
-                config.masks,
-                known_valid=config.known_valid,
-                zoom=(config.zoom[0], config.zoom[1]),
-            ).to(self.device)
-            try:
-                parts = self._train_step(batch, rate, stage)
-            except torch.OutOfMemoryError as error:
-                self.save()
-                raise TrainingFailed(
-                    f"out of memory at {stage.size} px with batches of {stage.batch}; use a smaller batch"
-                ) from error
+            batch = next(drawn).to(self.device)
+            waited += time.perf_counter() - start
+            parts = self._train_step(batch, rate, stage)
             seen.append(parts)
             self.step += 1
             self.stage_step += 1
@@ -257,18 +330,36 @@ class Trainer:
                 keys = dict.fromkeys(key for parts in seen for key in parts)
                 mean = {key: float(np.mean([p[key] for p in seen if key in p])) for key in keys}
                 per_second = self.world * stage.batch / (self.stage_seconds / self.stage_step)
-                self.log(
-                    {"step": self.step, "size": stage.size, "lr": rate, "per_second": per_second, **mean}
-                )
+                values = {"step": self.step, "size": stage.size, "lr": rate, "per_second": per_second}
+                # What part of the time training waited for its data; near 0 with enough `loaders`.
+                waiting = waited / max(self.stage_seconds - since, 1e-9)
+                self.log({**values, "waiting": waiting, **mean})
+                since, waited = self.stage_seconds, 0.0
                 text = ", ".join(f"{key} {value:.4f}" for key, value in mean.items())
                 self.say(f"{self.step} [{progress:.1%}] {text}, {per_second:.1f}/s")
+                bar.set_postfix_str(f", {mean['degrees']:.2f} deg, {per_second:.0f} maps/s")
                 seen = []
             if self.step % config.refresh_every == 0 and data.refresh():
                 self.say(f"maps {data.counts()}")
+                drawn = self._batches(data, stage)
             if self.step % config.save_every == 0:
                 self.save()
             if self.step % config.validate_every == 0 and self.rank == 0:
                 self.validate(stage)
+        bar.close()
+
+    def _batches(self, data: ShardSet, stage: Stage) -> Iterator[Batch]:
+        config = self.config
+        return batches(
+            data,
+            self.step,
+            (config.seed, self.rank),
+            stage.batch,
+            config.masks,
+            known_valid=config.known_valid,
+            zoom=(config.zoom[0], config.zoom[1]),
+            loaders=config.loaders,
+        )
 
     def _predict(self, inputs: Tensor) -> Tensor:
         with self._precision():
@@ -336,7 +427,10 @@ class Trainer:
             group["lr"] = rate
         predicted = self._predict(batch.inputs)
         loss, parts = generator_loss(config, batch, predicted)
-        composite = batch.composite(predicted)
+        shown = predicted
+        if config.closing > 0:  # A seam would be all that the discriminator ever learns to see.
+            shown = losses.close_seam(predicted, batch.truth, (1 - batch.hole) * batch.valid)
+        composite = batch.composite(shown)
         if stage.adversarial > 0 and self.step % config.discriminator_every == 0:
             parts |= self._judge_step(batch, composite)
         if max(stage.adversarial, stage.features, stage.relight, stage.curl) > 0:
@@ -351,7 +445,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._share_gradients(self.generator)
-        nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
+        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
+        if not torch.isfinite(norm):
+            raise TrainingFailed(
+                f"the gradient became {float(norm)} at step {self.step}; "
+                f"continue from {LAST} with a lower learning rate"
+            )
         self.optimizer.step()
         # A young run's average would otherwise hold on to its random start.
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
@@ -384,9 +483,14 @@ class Trainer:
         degrees = degrees_of(predicted)
         closed = degrees_of(losses.close_seam(predicted, batch.truth, known))
         self.say(f"{self.step} test {degrees:.2f} degrees, {closed:.2f} with the seam closed")
-        self.log(
-            {"step": self.step, "size": stage.size, "test_degrees": degrees, "test_closed_degrees": closed}
-        )
+        values = {"step": self.step, "size": stage.size, "test_degrees": degrees}
+        values["test_closed_degrees"] = closed
+        if stage.adversarial > 0:
+            # Far below what it reaches in training: the discriminator has memorised its maps.
+            values["test_judge_right"] = accuracy(
+                self.discriminator, batch.truth, batch.composite(predicted), batch.hole, batch.valid
+            )
+        self.log(values)
         rows = [
             sheets.row(
                 *(
@@ -399,4 +503,6 @@ class Trainer:
             for i in range(0, 24, 3)
         ]
         sheets.write(self.folder / "sheets" / f"{self.step:07d}.png", rows)
+        if self._board is not None:
+            self._board.add_image("sheet", sheets.sheet(rows), self.step, dataformats="HWC")
         return degrees

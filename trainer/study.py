@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import checkpoint, sheets
 from .baselines import available
 from .config import Config
-from .discriminator import patch_weight, share_right
+from .discriminator import accuracy
 from .loop import LAST, Trainer
-from .metrics import measure
+from .metrics import mean_of, measure
 from .task import Batch, ShardSet
 
 F32 = NDArray[np.float32]
@@ -127,6 +127,7 @@ class Settings:
                 "log_every": 10,
                 "save_every": max(50, self.steps // 4),
                 "validate_every": 10**9,
+                "tensorboard": False,
                 "device": self.device,
             }
         )
@@ -165,26 +166,6 @@ class Cases:
         return [int(i) for i in torch.nonzero(hidden > 4)[:, 0]]
 
 
-def mean_of(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each measure over the maps where it is a finite number; NaN where it is none."""
-    result = {}
-    for key in measures[0]:
-        values = np.array([m[key] for m in measures], np.float64)
-        values = values[np.isfinite(values)]
-        result[key] = float(values.mean()) if len(values) else float("nan")
-    return result
-
-
-@torch.no_grad()
-def judge_accuracy(judge: nn.Module, generator: nn.Module, batch: Batch) -> float:
-    """Share of right verdicts on true and on repaired maps of a batch."""
-    judge.eval()
-    composite = batch.composite(generator(batch.inputs))
-    real, _ = judge(batch.truth * batch.valid, batch.hole, batch.valid)
-    fake, _ = judge(composite, batch.hole, batch.valid)
-    return share_right(real, fake, patch_weight(batch.hole, batch.valid, real))
-
-
 def _train_one(
     settings: Settings, name: tuple[str, str, bool], folder: Path, cases: Cases, say: Callable[[str], None]
 ) -> None:
@@ -201,8 +182,10 @@ def _train_one(
         repaired = np.where((hole & valid)[..., None], filled[i], truth)
         measures.append(measure(repaired, truth, hole, valid))
     result = mean_of(measures)
-    result["judge_train"] = judge_accuracy(judge, average, cases.train)
-    result["judge_test"] = judge_accuracy(judge, average, cases.test)
+    for split, batch in (("train", cases.train), ("test", cases.test)):
+        with torch.no_grad():
+            composite = batch.composite(average(batch.inputs))
+        result[f"judge_{split}"] = accuracy(judge, batch.truth, composite, batch.hole, batch.valid)
     result["parameters"] = sum(p.numel() for p in average.parameters())
     np.save(folder / "pictured.npy", filled[cases.used()[:PICTURED]])
     part = folder / "result.part"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from .augment import apply_moves, draw_moves
 from .masks import draw_mask
@@ -64,6 +68,58 @@ def shrink(normals: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     mean = functional.avg_pool2d(packed * valid, factor) / share.clamp_min(1e-6)
     mean = torch.where(share >= 0.5, mean.round(), 0).to(torch.uint8)
     return np.ascontiguousarray(mean.permute(0, 2, 3, 1).numpy())
+
+
+class _Steps(Dataset[Batch]):
+    """The batch of every step, drawn from that step's own random state."""
+
+    def __init__(self, data: ShardSet, seed: Sequence[int], draw: dict[str, Any]):
+        self._data, self._seed, self._draw = data, seed, draw
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._data.batch(np.random.default_rng([*self._seed, step]), **self._draw)
+
+
+def batches(
+    data: ShardSet,
+    first: int,
+    seed: Sequence[int],
+    count: int,
+    mask_weights: Mapping[str, float],
+    *,
+    known_valid: float,
+    zoom: tuple[float, float],
+    loaders: int = 0,
+) -> Iterator[Batch]:
+    """Batches without end, one for each step of a run.
+
+    A step's batch depends on the seed and the step alone, so that a run that goes on sees what it would have
+    seen, however many processes draw ahead.
+
+    Args:
+        data: the maps; a loader's process sees those that were loaded when this was called.
+        first: the first step.
+        seed: of the run and the process.
+        count: maps per batch.
+        mask_weights: as for `ShardSet.batch`.
+        known_valid: likewise.
+        zoom: likewise.
+        loaders: how many processes draw ahead; 0 draws when asked.
+    """
+    draw = {"count": count, "mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom}
+    steps = _Steps(data, seed, draw)
+    if loaders == 0:
+        return map(steps.__getitem__, itertools.count(first))
+    # Forked, the processes share the maps that are in memory.
+    context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    loader = DataLoader(
+        steps,
+        sampler=itertools.count(first),
+        batch_size=None,
+        num_workers=loaders,
+        multiprocessing_context=context,
+    )
+    return iter(loader)
 
 
 class ShardSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,15 +63,25 @@ def find_maps(root: Path) -> list[Entry]:
     return entries
 
 
-def split_subjects(entries: Sequence[Entry], share: float = 0.15) -> set[str]:
-    """Choose the subjects held out for testing: by a hash of the name, so that new maps move nobody.
+def split_subjects(
+    subjects: Iterable[str], known: Mapping[str, str] | None = None, share: float = 0.15
+) -> set[str]:
+    """Choose the subjects held out for testing, by a hash of their names.
+
+    Args:
+        subjects: all of them.
+        known: split of those that have one already; they keep it, or what training has seen would be tested.
+        share: how many of all.
 
     Returns:
-        At least one subject, and never all.
+        At least one subject, unless all are known, and never all.
     """
-    subjects = sorted({e.subject for e in entries}, key=lambda s: hashlib.sha256(s.encode()).digest())
-    count = min(len(subjects) - 1, max(1, round(share * len(subjects))))
-    return set(subjects[:count])
+    known = known or {}
+    held_out = {subject for subject, split in known.items() if split == "test"}
+    fresh = sorted(set(subjects) - set(known), key=lambda s: hashlib.sha256(s.encode()).digest())
+    total = len(fresh) + len(known)
+    count = min(total - 1, max(1, round(share * total))) - len(held_out)
+    return held_out | set(fresh[: max(0, count)])
 
 
 def read_entry(entry: Entry, encoding: Encoding) -> tuple[F32, Bool]:
@@ -82,7 +92,7 @@ def read_entry(entry: Entry, encoding: Encoding) -> tuple[F32, Bool]:
         texel that has a direction.
 
     Raises:
-        ValueError: it cannot be read, or its valid mask has another size, or it points inwards: wrong space.
+        ValueError: it cannot be read, or its valid mask has another size, or it is in another space.
     """
     try:
         pixels = read_map(entry.path).pixels
@@ -100,9 +110,34 @@ def read_entry(entry: Entry, encoding: Encoding) -> tuple[F32, Bool]:
     valid &= np.isfinite(normals).all(axis=-1)
     if not valid.any():
         raise ValueError(f"{entry.path} holds no surface")
-    if encoding.space in ("tangent", "camera") and np.median(normals[..., 2][valid]) < 0:
-        raise ValueError(f"{entry.path} mostly points inwards: is it really in {encoding.space} space?")
+    doubt = _wrong_space(normals, valid, encoding.space)
+    if doubt:
+        raise ValueError(f"{entry.path} {doubt}: is it really in {encoding.space} space?")
     return np.where(valid[..., None], normals, 0).astype(np.float32), valid
+
+
+def _wrong_space(normals: F32, valid: Bool, space: str) -> str:
+    """What speaks against a map (h, w, 3) being in a space; empty for nothing."""
+    import cv2
+
+    if space == "object":
+        return ""
+    z = normals[..., 2][valid]
+    if np.median(z) < 0:
+        return "mostly points inwards"
+    # What is seen at all faces the viewer, or nearly so in a wide lens; a tangent-space map never overhangs.
+    away = float((z < (-0.3 if space == "camera" else -0.05)).mean())
+    if away > 0.02:
+        return f"points away from the viewer in {away:.0%} of its texels"
+    if space == "tangent":
+        # Over a large area tangent-space normals go up and down about +z; a head's forms do not.
+        weighted = np.concatenate([normals * valid[..., None], valid[..., None]], axis=-1).astype(np.float32)
+        blocks = cv2.resize(weighted, (8, 8), interpolation=cv2.INTER_AREA)
+        blocks = blocks[blocks[..., 3] > 0.2]
+        tilt = np.degrees(np.arctan2(np.hypot(blocks[:, 0], blocks[:, 1]), blocks[:, 2]))
+        if len(tilt) and np.median(tilt) > 25:
+            return f"leans by {np.median(tilt):.0f} degrees over large areas"
+    return ""
 
 
 def crops(

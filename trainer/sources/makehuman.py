@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from .ict import Head
-from .raycast import F32, I32, vertex_normals
+from .raycast import F32, I32, Bool, UvTable, vertex_normals
 from .subdivide import loop_matrix, split_uv
 
 # Changes of the neck, and those that move or tilt the whole head, would only move it out of the frame.
@@ -56,6 +57,8 @@ class MakeHumanModel:
         used = uv[np.unique(uv_triangles[head])]
         low, high = used.min(axis=0), used.max(axis=0)
         uv = (uv - (low + high) / 2) / ((high - low).max() * 1.02) + 0.5
+        # Each level puts the four children of a triangle in four equal blocks.
+        self.skin: Bool = np.tile(head, 4**levels)
         matrix: Any = None
         triangles = base
         for _ in range(levels):
@@ -69,6 +72,11 @@ class MakeHumanModel:
         self.uv_triangles: I32 = uv_triangles
         self._changes = [name for name in self._model.local_change_labels if _FACE_PART.match(name)]
         self._actions = [name for name in self._model.facial_action_labels if name != "tongueOut"]
+
+    def layout(self, size: int) -> Callable[[np.random.Generator], tuple[F32, Bool]]:
+        """What draws a random head's object-space map (size, size, 3) in the UV layout, and its surface."""
+        table = UvTable.build(self.uv, self.uv_triangles, size)
+        return lambda rng: table.gather(self.head(rng).normals, self.triangles)
 
     def head(self, rng: np.random.Generator) -> Head:
         """Draw a person and an expression.
@@ -114,4 +122,4 @@ class MakeHumanModel:
         if self._matrix is not None:
             vertices = self._matrix @ vertices
         shape = vertices.astype(np.float32)
-        return Head(shape, vertex_normals(shape, self.triangles), self.triangles, unit=0.01)
+        return Head(shape, vertex_normals(shape, self.triangles), self.triangles, unit=0.01, skin=self.skin)

@@ -6,6 +6,7 @@ no capture has.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,10 +91,10 @@ class Caster:
         from embreex import rtcore_scene
         from embreex.mesh_construction import TriangleMesh
 
-        self._vertices = np.ascontiguousarray(vertices, dtype=np.float32)
+        self.vertices = np.ascontiguousarray(vertices, dtype=np.float32)
         self._triangles = np.ascontiguousarray(triangles, dtype=np.int32)
         self._scene = rtcore_scene.EmbreeScene()
-        self._mesh = TriangleMesh(self._scene, self._vertices, self._triangles)
+        self._mesh = TriangleMesh(self._scene, self.vertices, self._triangles)
 
     def cast(self, origins: F32, directions: F32) -> tuple[I32, F32]:
         """Find the first triangle along each ray.
@@ -132,8 +133,19 @@ def interpolate(values: F32, triangles: I32, index: I32, weights: F32) -> F32:
     return np.asarray(out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-8), dtype=np.float32)
 
 
+#: Gives surfaces texture: from (k, 3) positions and unit normals in the head's frame and the (k,) triangles
+#: they lie on, the (k, 3) unit normals with texture.
+Bump = Callable[[F32, F32, I32], F32]
+
+
 def render_camera(
-    caster: Caster, normals: F32, triangles: I32, camera: Camera, size: int, oversample: int = 1
+    caster: Caster,
+    normals: F32,
+    triangles: I32,
+    camera: Camera,
+    size: int,
+    oversample: int = 1,
+    bump: Bump | None = None,
 ) -> tuple[F32, Bool]:
     """Render a camera-space normal map.
 
@@ -144,6 +156,7 @@ def render_camera(
         camera: where to look from.
         size: side of the square picture.
         oversample: rays per texel and axis; their mean is made a unit vector.
+        bump: gives the surface texture; None leaves it smooth.
 
     Returns:
         (size, size, 3) unit normals in the camera's frame (zero where there is no surface), and the (size,
@@ -158,7 +171,13 @@ def render_camera(
     rays = np.stack([x, y, np.full_like(x, -distance)], axis=-1).reshape(-1, 3) @ rotation
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     index, weights = caster.cast(np.broadcast_to(eye, rays.shape), rays.astype(np.float32))
-    value = interpolate(normals, triangles, index, weights) @ rotation.T
+    value = interpolate(normals, triangles, index, weights)
+    if bump is not None:
+        struck = index >= 0
+        corners = caster.vertices[triangles[index[struck]]]
+        places = np.einsum("kc,kcd->kd", weights[struck], corners)
+        value[struck] = bump(places, value[struck], index[struck])
+    value = value @ rotation.T
     hit = index >= 0
     # A hit on the inside of the shell (through the open neck) is not skin.
     hit &= np.einsum("kd,kd->k", value, rays @ rotation.T) < 0.2

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .raycast import F32, Bool
+from .raycast import F32, I32, Bool, Bump
 
 F64 = NDArray[np.float64]
 
@@ -137,6 +137,51 @@ def skin_slopes(rng: np.random.Generator, size: int) -> tuple[F64, F64]:
     down, right = np.gradient(field)
     scale = np.exp(rng.uniform(np.log(0.02), np.log(0.3))) / max(float(np.hypot(right, down).std()), 1e-9)
     return right * scale, -down * scale
+
+
+def _mirrored(place: F64, size: int) -> tuple[NDArray[np.intp], F64]:
+    """Texel and direction (1 or -1) at places of a line tiled with a map and its mirror image, in turn."""
+    turn = np.mod(place, 2.0)
+    back = turn >= 1
+    inside = np.where(back, 2 - turn, turn)
+    return np.minimum((inside * size).astype(np.intp), size - 1), np.where(back, -1.0, 1.0)
+
+
+def bump_of(right: F64, up: F64, width: float, texel: float, skin: Bool | None = None) -> Bump:
+    """Skin worn by a surface: the map is projected along the three axes, and their gradients are mixed.
+
+    Mikkelsen, "Surface Gradient-Based Bump Mapping Framework", 2020: a height's gradient is taken off the
+    normal within the tangent plane, n - (g - (g . n) n).
+
+    Args:
+        right: (s, s) slopes of the skin to the right, top row first.
+        up: (s, s) slopes upwards.
+        width: what the map's side measures on the head, in its unit.
+        texel: what a texel of the picture measures there; finer skin than that is averaged away.
+        skin: (m,) which triangles wear it; None for all.
+    """
+    import cv2
+
+    size = int(np.clip(round(width / texel), 8, right.shape[0]))
+    slopes = [cv2.resize(s, (size, size), interpolation=cv2.INTER_AREA) for s in (right, up)]
+
+    def bump(places: F32, normals: F32, index: I32) -> F32:
+        weight = np.abs(normals.astype(np.float64)) ** 4
+        weight /= weight.sum(axis=1, keepdims=True)
+        gradient = np.zeros(places.shape)
+        for out in range(3):
+            across, along = [axis for axis in range(3) if axis != out]
+            column, flip_x = _mirrored(places[:, across].astype(np.float64) / width + 0.37 * out, size)
+            row, flip_y = _mirrored(-places[:, along].astype(np.float64) / width + 0.61 * out, size)
+            gradient[:, across] += weight[:, out] * slopes[0][row, column] * flip_x
+            gradient[:, along] += weight[:, out] * slopes[1][row, column] * flip_y
+        if skin is not None:
+            gradient[~skin[index]] = 0
+        lift = np.einsum("kd,kd->k", gradient, normals)[:, None]
+        turned = normals - (gradient - lift * normals)
+        return np.asarray(turned / np.linalg.norm(turned, axis=1, keepdims=True), dtype=np.float32)
+
+    return bump
 
 
 def skin_map(rng: np.random.Generator, size: int) -> F32:

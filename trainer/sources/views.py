@@ -6,6 +6,10 @@ import numpy as np
 
 from .ict import Head
 from .raycast import F32, Bool, Camera, Caster, render_camera
+from .skin import bump_of, skin_slopes
+
+#: Texels of the skin that a head wears, which repeats every few centimetres.
+SKIN_SIZE = 256
 
 
 def draw_camera(head: Head, rng: np.random.Generator) -> Camera:
@@ -45,7 +49,12 @@ def draw_camera(head: Head, rng: np.random.Generator) -> Camera:
 
 
 def render_views(
-    head: Head, rng: np.random.Generator, count: int, size: int, oversample: int = 1
+    head: Head,
+    rng: np.random.Generator,
+    count: int,
+    size: int,
+    oversample: int = 1,
+    skin_share: float = 0.0,
 ) -> list[tuple[F32, Bool]]:
     """Render several views of one head; building its scene once is most of the cost.
 
@@ -55,16 +64,26 @@ def render_views(
         count: how many views.
         size: side of each square map.
         oversample: rays per texel and axis.
+        skin_share: how likely the head wears procedural skin.
 
     Returns:
         Camera-space normals (size, size, 3) and surface maps (size, size).
     """
     caster = Caster(head.vertices, head.triangles)
     views: list[tuple[F32, Bool]] = []
+    dressed = skin_share > 0 and rng.random() < skin_share
+    if dressed:
+        right, up = skin_slopes(rng, SKIN_SIZE)
+        strength = rng.uniform(0.3, 1)
+        width = rng.uniform(2.5, 9) * head.unit
     while len(views) < count:
-        normals, valid = render_camera(
-            caster, head.normals, head.triangles, draw_camera(head, rng), size, oversample
+        camera = draw_camera(head, rng)
+        bump = (
+            bump_of(strength * right, strength * up, width, camera.width / size, head.skin)
+            if dressed
+            else None
         )
+        normals, valid = render_camera(caster, head.normals, head.triangles, camera, size, oversample, bump)
         if valid.mean() > 0.15:
             views.append((normals, valid))
     return views

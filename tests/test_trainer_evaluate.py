@@ -1,0 +1,204 @@
+"""What evaluation measures: known answers and scikit-image's; the classic fills; cases and report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+for _name in ("cv2", "scipy", "torch", "embreex", "onnxruntime"):
+    pytest.importorskip(_name, reason="evaluation needs it")
+
+from trainer import baselines, evaluate, metrics  # noqa: E402
+from trainer.metrics import angular, curl, detail_ratio, measure, octave_ratios, psnr, seam, ssim_map  # noqa: E402
+from trainer.sources.skin import noise, skin_map, slopes_to_normals  # noqa: E402
+
+SIZE = 96
+ALL = np.ones((SIZE, SIZE), np.bool_)
+
+
+def _hole(radius: float = 0.25) -> Any:
+    y, x = np.mgrid[:SIZE, :SIZE]
+    return np.hypot(x - SIZE / 2, y - SIZE / 2) < radius * SIZE
+
+
+def _tilted(degrees: float) -> Any:
+    a = np.radians(degrees)
+    return np.broadcast_to(np.array([np.sin(a), 0, np.cos(a)], np.float32), (SIZE, SIZE, 3)).copy()
+
+
+def test_psnr_and_ssim_are_those_of_scikit_image() -> None:
+    reference = pytest.importorskip("skimage.metrics", reason="scikit-image is the independent answer")
+    rng = np.random.default_rng(0)
+    for amount in (0.02, 0.2):
+        first = np.clip(0.5 + 0.2 * noise(rng, SIZE, 1, 20), 0, 1)
+        second = np.clip(first + amount * rng.normal(size=first.shape), 0, 1)
+        expected = reference.peak_signal_noise_ratio(first, second, data_range=1.0)
+        assert psnr(first, second, ALL) == pytest.approx(expected, abs=1e-6)
+        mean, full = reference.structural_similarity(
+            first, second, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+            full=True,
+        )  # fmt: skip
+        ours = ssim_map(first, second)
+        inner = np.zeros_like(ALL)
+        inner[8:-8, 8:-8] = True  # the two treat a picture's border differently
+        assert np.abs(ours - full)[inner].max() < 1e-6
+        assert ours[5:-5, 5:-5].mean() == pytest.approx(mean, abs=1e-6)
+    # On a part of a picture, the mean of the map over that part; and three channels are averaged.
+    colour = np.stack([first, second, first], axis=-1)
+    other = np.stack([second, second, first], axis=-1)
+    hole = _hole()
+    _, full = reference.structural_similarity(
+        first,
+        second,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    assert metrics.ssim(colour, other, hole) == pytest.approx((full[hole].mean() + 2) / 3, abs=1e-6)
+    assert psnr(first, first, ALL) == np.inf
+
+
+def test_angles_are_counted_inside_the_hole() -> None:
+    truth, filled, hole = _tilted(0), _tilted(0), _hole()
+    half = hole.copy()
+    half[: SIZE // 2] = False
+    filled[half] = _tilted(25)[half]
+    values = angular(filled, truth, hole)
+    share = half.sum() / hole.sum()
+    assert values["mean"] == pytest.approx(25 * share, abs=1e-3)
+    assert values["p95"] == pytest.approx(25, abs=1e-3)
+    assert values["under_11"] == values["under_22"] == pytest.approx(1 - share)
+    assert values["under_30"] == 1
+
+
+def test_detail_tells_blurred_equal_and_too_rough() -> None:
+    rng = np.random.default_rng(1)
+    truth = skin_map(rng, SIZE)
+    inside = _hole(0.4)
+    assert detail_ratio(truth, truth, inside) == pytest.approx(1)
+    assert detail_ratio(_tilted(0), truth, inside) < 0.01
+    slopes = [-truth[..., i].astype(np.float64) / truth[..., 2] for i in (0, 1)]
+    rougher = slopes_to_normals(2 * slopes[0], 2 * slopes[1])
+    assert detail_ratio(rougher, truth, inside) > 1.5
+    # A fill that lacks the finest octave alone is told apart from one that lacks all.
+    fine, coarse = noise(rng, SIZE, 24, 40), noise(rng, SIZE, 3, 6)
+    both = slopes_to_normals(0.1 * (fine + coarse), 0 * fine)
+    ratios = octave_ratios(slopes_to_normals(0.1 * coarse, 0 * fine), both, inside)
+    assert ratios[0] < 0.2 and ratios[3] > 0.9
+
+
+def test_curl_is_zero_for_a_surface_and_known_for_a_twist() -> None:
+    y, x = np.mgrid[:SIZE, :SIZE] / 20
+    surface = slopes_to_normals(np.cos(x) * np.cos(y), np.sin(x) * np.sin(y))  # of sin(x) cos(y), y down
+    twisted = slopes_to_normals(0.3 * y, 0 * y)
+    inside = _hole()
+    assert curl(surface, inside) < 1e-4
+    assert curl(twisted, inside) == pytest.approx(0.3 / 20, rel=1e-3)
+    values = measure(np.where(inside[..., None], twisted, surface), surface, inside, ALL)
+    assert values["curl"] > 50 * values["curl_true"]
+    assert values["curl_ratio"] == pytest.approx(values["curl"] / values["curl_true"])
+
+
+def test_a_seam_is_a_step_across_the_border_alone() -> None:
+    truth = skin_map(np.random.default_rng(2), SIZE)
+    hole = _hole()
+    assert seam(truth, hole, ALL) == pytest.approx(1, abs=0.3)
+    stepped = np.where(hole[..., None], _tilted(30), truth)
+    assert seam(stepped, hole, ALL) > 3
+
+
+@pytest.mark.parametrize("name", ["Telea", "Navier-Stokes", "harmonic", "biharmonic", "PatchMatch"])
+def test_classic_fills_fill_the_hole_and_nothing_else(name: str) -> None:
+    if name not in baselines.available(lambda _: None):
+        pytest.skip(f"{name} cannot run here: {baselines.WITHOUT_PATCHMATCH}")
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    truth = slopes_to_normals(0.6 * x - 0.3, 0.4 * y - 0.2)
+    valid = ALL.copy()
+    valid[:, :8] = False
+    truth[~valid] = 0
+    hole = _hole(0.15)
+    damaged = np.where(hole[..., None], np.float32(-1), truth).astype(np.float32)
+    filled = baselines.BASELINES[name](damaged, hole, valid)
+    assert np.array_equal(filled[~hole], truth[~hole])
+    assert np.allclose(np.linalg.norm(filled[hole], axis=-1), 1, atol=1e-4)
+    # What the hole held does not matter, and a slowly bending surface is gone on with.
+    assert metrics.angles(filled, truth)[hole].mean() < (1.0 if "harmonic" in name else 6.0)
+
+
+def test_what_is_not_installed_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "patchmatch", None)
+    said: list[str] = []
+    fills = baselines.available(said.append)
+    assert "PatchMatch" not in fills and len(fills) == 4
+    assert "pip install pypatchmatch" in said[0]
+
+
+def _layout(rng: np.random.Generator) -> Any:
+    """A dome with a bump somewhere, as a head's object-space map."""
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE - 0.5
+    cx, cy = rng.uniform(-0.2, 0.2, 2)
+    bump = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.01)
+    n = slopes_to_normals(2 * x + 10 * (x - cx) * bump, -2 * y)
+    valid = np.hypot(x, y) < 0.45
+    n[~valid] = 0
+    return n, valid
+
+
+def test_tangent_cases_are_skin_and_faces_with_every_family() -> None:
+    cases = evaluate.tangent_cases(_layout, 2, SIZE, 1)
+    assert {case.name for case in cases} == {"skin 0", "face 1"}
+    assert {case.family for case in cases} == set(evaluate.FAMILIES)
+    for case in cases:
+        assert case.space == "tangent" and case.hole.any() and not (case.hole & ~case.valid).any()
+        assert np.allclose(np.linalg.norm(case.truth[case.valid], axis=-1), 1, atol=1e-4)
+        assert np.median(case.truth[case.valid][:, 2]) > 0.7
+    again = evaluate.tangent_cases(_layout, 2, SIZE, 1)
+    other = evaluate.tangent_cases(_layout, 2, SIZE, 2)
+    assert all(np.array_equal(a.hole, b.hole) for a, b in zip(cases, again, strict=True))
+    assert not np.array_equal(cases[0].truth, other[0].truth)
+
+
+def test_evaluation_measures_methods_by_family_and_reports(tmp_path: Path) -> None:
+    cases = evaluate.tangent_cases(_layout, 2, SIZE, 1) + evaluate.object_cases(_layout, "ict", 1, 1)
+    spaces: list[str] = []
+
+    def flat(case: evaluate.Case) -> Any:
+        spaces.append(case.space)
+        return np.where(case.hole[..., None], np.array([0, 0, 1], np.float32), case.truth)
+
+    methods = {"harmonic": evaluate.classic(baselines.harmonic), "flat": flat}
+    tables = {
+        "Tangent space": evaluate.evaluate(
+            [c for c in cases if c.space == "tangent"], methods, tmp_path / "sheets", lambda _: None
+        ),
+        "Object space": evaluate.evaluate([c for c in cases if c.space == "object"], methods, None, str),
+    }
+    assert set(spaces) == {"tangent", "object"}
+    for table in tables.values():
+        assert set(table) == set(methods) and set(table["flat"]) <= set(evaluate.FAMILIES)
+        assert table["harmonic"]["lines"]["mean"] < table["flat"]["lines"]["mean"]
+    assert tables["Tangent space"]["flat"]["blob"]["detail"] < 0.05
+    text = evaluate.write_report(tables, tmp_path, "Held-out maps").read_text(encoding="utf-8")
+    for word in ("## Tangent space", "## Object space", "| p95 |", "| detail_octave_2 |", "| curl_true |"):
+        assert word in text
+    assert json.loads((tmp_path / "table.json").read_text())["Object space"]["flat"]["half"]["mean"] > 0
+    assert (tmp_path / "sheets" / "flat_blob.png").exists()
+
+
+def test_the_shipped_path_knows_the_space_of_a_case() -> None:
+    """The bundled weights fill a tangent-space hole at least as well as a flat texel would."""
+    case = evaluate.tangent_cases(_layout, 1, SIZE, 3)[0]
+    filled = evaluate.ours(detail=False)(case)
+    inside = case.hole
+    assert np.allclose(np.linalg.norm(filled[inside], axis=-1), 1, atol=1e-4)
+    assert np.array_equal(filled[~inside], case.truth[~inside])
+    flat = np.where(inside[..., None], np.array([0, 0, 1], np.float32), case.truth)
+    error = metrics.angles(filled, case.truth)[inside].mean()
+    assert error < 1.2 * metrics.angles(flat, case.truth)[inside].mean()
