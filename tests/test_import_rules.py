@@ -17,7 +17,8 @@ ALLOWED = {
     "core": {"core"},
     "nets": {"nets"},
     "worker.protocol": {"core", "worker.protocol"},
-    "worker.client": {"core", "worker.protocol"},
+    "worker.client": {"core", "worker.protocol", "worker.jobfolder"},
+    "worker.jobfolder": set(),
     # Run by path in the other process; it mounts the package itself and only then imports the server.
     "worker.boot": {"core", "worker.protocol", "worker.server", "worker.boot"},
     "worker.engines": {"core", "nets"},

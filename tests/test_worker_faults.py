@@ -382,7 +382,7 @@ def assert_no_files_in_requests(client: WorkerClient) -> None:
     temp_dir = client.options.temp_dir
     assert temp_dir is not None
     (folder,) = temp_dir.iterdir()
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("r*")) == []
 
 
 @posix_only

@@ -27,6 +27,7 @@ import numpy as np
 from ..core.engine import BoolArray, Cancel, Crop, FloatArray, Pixels, Progress, never_cancel, no_progress
 from ..core.errors import Cancelled, InpaintError
 from . import protocol
+from .jobfolder import JobFolder
 from .protocol import Hello
 
 __all__ = ["Hello", "WorkerClient", "WorkerOptions", "clean_environment"]
@@ -171,15 +172,16 @@ class _Process:
         self._stopping = threading.Lock()
         self._sending = threading.Lock()
         try:
-            self.job_dir = Path(tempfile.mkdtemp(prefix="normal_inpaint_", dir=options.temp_dir)).resolve()
+            self._folder = JobFolder(options.temp_dir)
         except OSError as error:
             place = options.temp_dir or Path(tempfile.gettempdir())
             raise protocol.storage_error(error, "a job folder", place) from error
+        self.job_dir = self._folder.path
         log.note("starting " + " ".join(command))
         try:
             self._popen = self._start([*command, "--job-dir", str(self.job_dir)], options)
         except (OSError, ValueError) as error:
-            shutil.rmtree(self.job_dir, ignore_errors=True)
+            self._folder.remove()
             raise InpaintError(
                 "worker_start",
                 f"The Python at {options.python} could not be started: {error}.",
@@ -290,7 +292,7 @@ class _Process:
                     stream.close()
             with contextlib.suppress(OSError, ValueError):
                 self._stdin.close()
-            _remove(self.job_dir)
+            self._folder.remove()
             self.log.note(f"ended with status {self._popen.returncode}")
 
     def _kill(self) -> None:
@@ -605,7 +607,7 @@ class WorkerClient:
     @contextlib.contextmanager
     def _request_folder(self, cancel: Cancel, progress: Progress) -> Iterator[tuple[_Process, int, Path]]:
         if not self.alive:
-            progress(0.0, "Starting the worker")
+            progress(0.0, "Starting the engine")
         process = self._ensure(cancel)
         self._number += 1
         folder = process.job_dir / f"r{self._number}"
@@ -720,15 +722,6 @@ class WorkerClient:
         detail = f"{what}\n{process.log.describe()}".strip()
         process.stop(kill=True)
         return InpaintError("worker_protocol", detail=detail)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder of ours, trying again: Windows lets go of an ended process's files a little late."""
-    for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager
