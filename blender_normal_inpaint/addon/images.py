@@ -28,6 +28,9 @@ _EXTENSIONS = (".png", ".tif", ".tiff", ".exr", ".tga", ".jpg", ".jpeg", ".bmp",
 _ROWS = 256
 #: Blender's names, in old and new versions, for the space in which it renders by default.
 _LINEAR = {"Linear Rec.709", "Linear", "Linear BT.709", "Raw"}
+#: How much of the map a new mask shows: well below mid grey, and dim once Blender has turned numbers that
+#: are not colour into light.
+_DARK = 0.2
 #: Half grey in sRGB: what Blender makes of a stored 0.5 when it loads a deep image tagged sRGB.
 _HALF_LINEAR = 0.21404114
 
@@ -296,11 +299,36 @@ def create_result(
     return image
 
 
-def create_mask(source: bpy.types.Image) -> bpy.types.Image:
-    """A black Non-Color image of the source's size, to be painted white where to repair."""
+def create_mask(source: bpy.types.Image, *, show_map: bool = True) -> bpy.types.Image:
+    """A Non-Color image of the source's size that masks nothing yet, to be painted white where to repair.
+
+    Args:
+        source: The map.
+        show_map: Whether it is a dark copy of the map, on which damage is seen while it is painted over;
+            black otherwise.
+
+    Raises:
+        InpaintError: As `read`; no image is left behind.
+    """
     width, height = size_of(source)
+    buffer = _darkened(read(source)) if show_map else None
     name = _fit(_plain_name(source.name).removesuffix(_MASK_SUFFIX), _MASK_SUFFIX)
     image = bpy.data.images.new(name, width, height, alpha=False, float_buffer=False, is_data=True)
     cast(Any, image).generated_color = (0.0, 0.0, 0.0, 1.0)
     memory_of(image).is_mask = True
+    if buffer is not None:
+        cast(Any, image.pixels).foreach_set(buffer)
+        image.update()
     return image
+
+
+def _darkened(raw: RawPixels) -> FloatArray:
+    """A copy of the samples that is nowhere bright enough to count as mask, opaque."""
+    result = np.empty((raw.height, raw.width, 4), np.float32)
+    result[..., 3] = 1.0
+    samples = raw.buffer.reshape(raw.height, raw.width, raw.channels)
+    colours = 3 if raw.channels >= 3 else 1
+    for start in range(0, raw.height, _ROWS):
+        part = slice(start, start + _ROWS)
+        result[part, :, :3] = np.clip(np.nan_to_num(samples[part, :, :colours]), 0.0, 1.0) * _DARK
+    return result.reshape(-1)

@@ -106,6 +106,8 @@ class _State:
     error: InpaintError | None = None
     notices: list[str] = field(default_factory=list)
     summary: str = ""
+    #: The image that the summary is about, as a session's id; 0 for none.
+    made: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -133,6 +135,7 @@ def begin(work: Callable[[Progress, Cancel], T]) -> Job[T]:
     state.error = None
     state.notices = []
     state.summary = ""
+    state.made = 0
     job.start()
     return job
 

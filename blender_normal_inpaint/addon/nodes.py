@@ -8,6 +8,7 @@ blue (separate, invert green, combine, curves and the like): that tells a Direct
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,9 +23,11 @@ Stack: TypeAlias = tuple[Node, ...]
 #: What one number is made of: factors of red, green and blue, and a constant.
 Row: TypeAlias = tuple[float, float, float, float]
 
-#: On a result's node: what it was made from, and the links to restore when comparing.
+#: Custom properties of nodes. A source's own mark; on a result's node its source's mark; and, only while
+#: the source is shown, the links that the source had of its own. No names: users rename nodes.
+MARK_KEY = "normal_inpaint_mark"
 SOURCE_KEY = "normal_inpaint_source"
-LINKS_KEY = "normal_inpaint_links"
+OWN_LINKS_KEY = "normal_inpaint_own_links"
 
 _SPACES = {
     "TANGENT": "tangent",
@@ -434,6 +437,9 @@ def insert_result(tree: bpy.types.NodeTree, source: Node, image: bpy.types.Image
     Raises:
         Exception: Whatever Blender raised; the tree is as it was.
     """
+    hidden = _pair_of(tree, source)
+    if hidden is not None and hidden.result == source and hidden.shows_source:
+        show_result(hidden)  # chosen by hand while its source was shown: the new result is to be seen
     moved = [(link.from_socket.identifier, link.to_socket) for link in _links_of(source)]
     feeding = source.inputs[0].links[0].from_socket if source.inputs[0].is_linked else None
     node: Node = tree.nodes.new("ShaderNodeTexImage")
@@ -443,7 +449,6 @@ def insert_result(tree: bpy.types.NodeTree, source: Node, image: bpy.types.Image
         x, y = source.location
         node.location = (x, y - (_GAP if source.hide else _NODE_HEIGHT))
         node.select = False
-        node[SOURCE_KEY] = source.name
         if feeding is not None:
             tree.links.new(feeding, node.inputs[0])
         _move_links(tree, moved, node)
@@ -451,11 +456,8 @@ def insert_result(tree: bpy.types.NodeTree, source: Node, image: bpy.types.Image
         tree.nodes.remove(node)
         _move_links(tree, moved, source)
         raise
-    other: Node
-    for other in tree.nodes:
-        # An older result that was hidden for a comparison is no longer this source's counterpart.
-        if other.get(SOURCE_KEY) == source.name and LINKS_KEY in other:
-            del other[LINKS_KEY]
+    # A new mark each time: an older result, hidden for a comparison, is no longer this source's counterpart.
+    source[MARK_KEY] = node[SOURCE_KEY] = uuid.uuid4().hex
     return node
 
 
@@ -473,41 +475,54 @@ class Pair:
     @property
     def shows_source(self) -> bool:
         """Whether the material shows the map as it was before."""
-        return LINKS_KEY in self.result
+        return OWN_LINKS_KEY in self.result
 
 
-def find_pair(material: bpy.types.Material | None) -> Pair | None:
-    """The result in a material that can be compared with its source; None if there is none."""
+def _pair_of(tree: bpy.types.NodeTree, node: Node) -> Pair | None:
+    """The pair that a node is the shown half of, or the hidden one."""
+    mark = node.get(MARK_KEY)
+    other: Node
+    for other in tree.nodes:
+        # The source of a result can be another one's result: what is hidden for a comparison comes first.
+        if mark and other.get(SOURCE_KEY) == mark and OWN_LINKS_KEY in other:
+            return Pair(tree, other, node)
+    mark = node.get(SOURCE_KEY)
+    for other in tree.nodes:
+        if mark and other.get(MARK_KEY) == mark:
+            return Pair(tree, node, other)
+    return None
+
+
+def find_pair(material: bpy.types.Material | None, chosen: bpy.types.Image | None = None) -> Pair | None:
+    """The result in a material that can be compared with its source; None if there is none.
+
+    Args:
+        material: Usually the active one.
+        chosen: The map that was chosen by hand, if one was.
+    """
     try:
-        found = locate(material)
+        found = locate(material, chosen)
     except InpaintError:
         return None
     place = found.place.resolve() if found is not None else None
-    if place is None:
-        return None
-    tree, shown = place
-    node: Node
-    for node in tree.nodes:
-        if LINKS_KEY in node and node.get(SOURCE_KEY) == shown.name:
-            return Pair(tree, node, shown)
-    source = tree.nodes.get(str(shown.get(SOURCE_KEY, "")))
-    return Pair(tree, shown, source) if source is not None else None
+    return _pair_of(*place) if place is not None else None
+
+
+def _noted(links: list[Any]) -> list[list[str]]:
+    return [[link.from_socket.identifier, link.to_node.name, link.to_socket.identifier] for link in links]
 
 
 def show_source(pair: Pair) -> None:
-    """Let the source feed what the result feeds, remembering the links."""
+    """Let the source feed what the result feeds, remembering what it feeds anyway."""
+    pair.result[OWN_LINKS_KEY] = json.dumps(_noted(_links_of(pair.source)))
     links = [(link.from_socket.identifier, link.to_socket) for link in _links_of(pair.result)]
-    noted = [[out, socket.node.name, socket.identifier] for out, socket in links]
     _move_links(pair.tree, links, pair.source)
-    pair.result[LINKS_KEY] = json.dumps(noted)
 
 
 def show_result(pair: Pair) -> None:
-    """Put the remembered links back."""
-    noted = json.loads(str(pair.result[LINKS_KEY]))
-    del pair.result[LINKS_KEY]
-    for out, name, identifier in noted:
-        node = pair.tree.nodes.get(name)
-        socket = _by_identifier(node.inputs, identifier) if node is not None else None
-        if socket is not None:
-            pair.tree.links.new(pair.result.outputs[out], socket)
+    """Give the result back what the source feeds in its place."""
+    own = json.loads(str(pair.result[OWN_LINKS_KEY]))
+    del pair.result[OWN_LINKS_KEY]
+    links = _links_of(pair.source)
+    taken = [link for link, noted in zip(links, _noted(links), strict=True) if noted not in own]
+    _move_links(pair.tree, [(link.from_socket.identifier, link.to_socket) for link in taken], pair.result)

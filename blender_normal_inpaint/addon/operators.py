@@ -3,6 +3,7 @@
 No postponed annotations here: Blender reads properties from them.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,18 +44,53 @@ def choices_of(scene: bpy.types.Scene | None) -> repair.Choices:
     )
 
 
+def current_pair(context: bpy.types.Context) -> nodes.Pair | None:
+    """The repaired map of the active material and the one before."""
+    return nodes.find_pair(active_material(context), settings_of(context.scene).image)
+
+
 def current_result(context: bpy.types.Context) -> bpy.types.Image | None:
     """The result in view: shown in the Image Editor, or by the active material."""
     space: Any = context.space_data
     shown = space.image if space is not None and space.type == "IMAGE_EDITOR" else None
     if shown is not None and memory_of(shown).file_format:
         return cast(bpy.types.Image, shown)
-    pair = nodes.find_pair(active_material(context))
+    pair = current_pair(context)
     image = cast(Any, pair.result).image if pair is not None else None
     if image is not None and memory_of(image).file_format:
         return cast(bpy.types.Image, image)
     chosen = settings_of(context.scene).image
     return chosen if chosen is not None and memory_of(chosen).file_format else None
+
+
+def still_there(image: int) -> bool:
+    """Whether an image (a session's id; 0 for none) was not undone or removed."""
+    return not image or any(item.session_uid == image for item in bpy.data.images)
+
+
+def make_paintable(mask: bpy.types.Image, settings: Any) -> None:
+    """Let painting go to the mask, in white: in Blender's tool settings, for every editor."""
+    paint = settings.image_paint
+    paint.mode = "IMAGE"
+    paint.canvas = mask
+    # Blender 5.0 moved what brushes share to each kind of painting.
+    shared = getattr(paint, "unified_paint_settings", None) or getattr(
+        settings, "unified_paint_settings", None
+    )
+    for holder in (shared, paint.brush):
+        # A brush of a linked library cannot be changed.
+        with contextlib.suppress(AttributeError, RuntimeError, TypeError):
+            holder.color = (1.0, 1.0, 1.0)
+            holder.secondary_color = (0.0, 0.0, 0.0)
+
+
+def painting_mask(context: bpy.types.Context) -> bool:
+    """Whether the editor in view is one where the mask is being painted."""
+    space: Any = context.space_data
+    if space is not None and space.type == "IMAGE_EDITOR":
+        mask = settings_of(context.scene).mask
+        return bool(space.ui_mode == "PAINT" and mask is not None and space.image == mask)
+    return context.mode == "PAINT_TEXTURE"
 
 
 def redraw(*, everything: bool = True) -> None:
@@ -71,14 +107,18 @@ def redraw(*, everything: bool = True) -> None:
                     region.tag_redraw()
 
 
-def show_in_editors(source: int, result: bpy.types.Image) -> None:
-    """Where an Image Editor shows the source (a session's id), it shows the result from now on."""
+def show_in_editors(source: int, mask: int, result: bpy.types.Image) -> None:
+    """Where an Image Editor shows the source or the mask (sessions' ids), it shows the result from now on.
+
+    It then leaves its paint mode: strokes meant for the mask must not go to the result.
+    """
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             space: Any = area.spaces.active
             shown = space.image if area.type == "IMAGE_EDITOR" else None
-            if shown is not None and shown.session_uid == source:
+            if shown is not None and shown.session_uid in (source, mask):
                 space.image = result
+                space.ui_mode = "VIEW"
 
 
 class JobOperator:
@@ -224,12 +264,13 @@ class NORMALINPAINT_OT_inpaint(JobOperator, bpy.types.Operator):
             active_material(context), settings.image, settings.mask, settings.valid, choices_of(context.scene)
         )
         by_hand = settings.image is not None
-        scene = context.scene.session_uid
+        scene, mask = context.scene.session_uid, settings.mask.session_uid
 
         def after(outcome: repair.Outcome) -> str:
             image = task.finish(outcome)
             jobs.state.notices = outcome.notices
-            show_in_editors(task.source, image)
+            jobs.state.made = image.session_uid
+            show_in_editors(task.source, mask, image)
             if by_hand:
                 # The next click repairs the result, as it does where the material tells the map.
                 for item in bpy.data.scenes:
@@ -263,14 +304,21 @@ class NORMALINPAINT_OT_cancel(bpy.types.Operator):
 
 
 class NORMALINPAINT_OT_new_mask(bpy.types.Operator):
-    """Make a black mask image of the normal map's size, choose it as the mask and get it ready to paint."""
+    """Make a mask image of the normal map's size, choose it as the mask and get it ready to paint."""
 
     bl_idname = "normal_inpaint.new_mask"
     bl_label = "New Mask"
     bl_description = (
-        "Make a black mask image of the normal map's size, choose it as the mask and get it ready to paint"
+        "Make a mask image of the normal map's size, choose it as the mask and get it ready to paint"
     )
     bl_options = {"REGISTER", "UNDO"}
+
+    show_map: bpy.props.BoolProperty(
+        name="Show the Map",
+        description="Start from a dark copy of the map, so that the damage is seen while painting over it; "
+        "only what is brighter than mid grey counts as mask. Off: start from black",
+        default=True,
+    )
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -288,20 +336,59 @@ class NORMALINPAINT_OT_new_mask(bpy.types.Operator):
         try:
             source, _ = repair.locate_image(active_material(context), settings.image)
             images.check_readable(source)
+            mask = images.create_mask(source, show_map=self.show_map)
         except InpaintError as error:
             jobs.fail(error)
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        mask = images.create_mask(source)
         settings.mask = mask
-        paint = context.tool_settings.image_paint
-        paint.mode = "IMAGE"
-        paint.canvas = mask
+        jobs.state.error = None
+        make_paintable(mask, context.tool_settings)
         space: Any = context.space_data
         if space is not None and space.type == "IMAGE_EDITOR":
             space.image = mask
             space.ui_mode = "PAINT"
         self.report({"INFO"}, f'Paint the damage white in "{mask.name}", then click Inpaint.')
+        return {"FINISHED"}
+
+
+class NORMALINPAINT_OT_paint_mask(bpy.types.Operator):
+    """Start or stop painting the mask, in white, in this editor."""
+
+    bl_idname = "normal_inpaint.paint_mask"
+    bl_label = "Paint the Mask"
+    bl_description = "Start or stop painting the mask, in white, in this editor"
+    bl_options = {"UNDO"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Reads state only: a mask, and something to paint on."""
+        if painting_mask(context):
+            return True
+        if settings_of(context.scene).mask is None:
+            cls.poll_message_set("Choose a mask image, or make one with New Mask")
+            return False
+        space = context.space_data
+        if space is None or space.type != "IMAGE_EDITOR":
+            return bool(cast(Any, bpy.ops).paint.texture_paint_toggle.poll())
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Blender's callback."""
+        settings = settings_of(context.scene)
+        start = not painting_mask(context)
+        if start:
+            make_paintable(settings.mask, context.tool_settings)
+        space: Any = context.space_data
+        if space is None or space.type != "IMAGE_EDITOR":
+            bpy.ops.paint.texture_paint_toggle()
+            return {"FINISHED"}
+        if start:
+            space.image = settings.mask
+        else:
+            with contextlib.suppress(InpaintError):
+                space.image = repair.locate_image(active_material(context), settings.image)[0]
+        space.ui_mode = "PAINT" if start else "VIEW"
         return {"FINISHED"}
 
 
@@ -316,14 +403,14 @@ class NORMALINPAINT_OT_compare(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """Reads state only: the material must show a result or its source."""
-        if nodes.find_pair(active_material(context)) is None:
+        if current_pair(context) is None:
             cls.poll_message_set("The active material shows no repaired map yet")
             return False
         return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Blender's callback."""
-        pair = nodes.find_pair(active_material(context))
+        pair = current_pair(context)
         if pair is None or not nodes.editable(pair.tree):
             self.report({"ERROR"}, "The material is linked from another file and cannot be changed.")
             return {"CANCELLED"}
@@ -466,6 +553,7 @@ CLASSES = (
     NORMALINPAINT_OT_inpaint,
     NORMALINPAINT_OT_cancel,
     NORMALINPAINT_OT_new_mask,
+    NORMALINPAINT_OT_paint_mask,
     NORMALINPAINT_OT_compare,
     NORMALINPAINT_OT_save_result,
     NORMALINPAINT_OT_write_result,

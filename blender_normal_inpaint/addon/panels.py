@@ -6,7 +6,7 @@ from typing import Any, cast
 import bpy
 
 from ..core.errors import InpaintError
-from . import jobs, nodes, operators, repair
+from . import jobs, operators, repair
 from .properties import NORMALINPAINT_settings, settings_of
 
 _TAB = "Normal Inpaint"
@@ -19,7 +19,8 @@ def _wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, 
     width = max(16, int(room / (6.7 * scale)))
     column = layout.column(align=True)
     for index, line in enumerate(textwrap.wrap(text, width)):
-        column.label(text=line, icon=icon if index == 0 else "NONE")
+        # Under a first line with an icon the others start where its text does.
+        column.label(text=line, icon=icon if index == 0 or icon == "NONE" else "BLANK1")
 
 
 class _Main:
@@ -40,7 +41,7 @@ class _Main:
         row.prop(settings, "mask", text="")
         row.operator("normal_inpaint.new_mask", text="", icon="ADD")
         column.label(text="2. Paint the damage white", icon="BRUSH_DATA")
-        self._draw_paint(column, context, settings)
+        self._draw_paint(column, context)
         column.label(text="3. Repair", icon="SHADERFX")
         if job is None:
             row = column.row()
@@ -54,9 +55,9 @@ class _Main:
         self._draw_message(layout, context)
         column = layout.column(align=True)
         column.enabled = job is None
-        pair = nodes.find_pair(operators.active_material(context))
+        pair = operators.current_pair(context)
         before = pair is not None and pair.shows_source
-        text = "Shown: Before" if before else "Shown: After" if pair is not None else "Before / After"
+        text = "Show After" if before else "Show Before" if pair is not None else "Before / After"
         column.operator("normal_inpaint.compare", text=text, icon="ARROW_LEFTRIGHT", depress=before)
         row = column.row(align=True)
         row.enabled = operators.current_result(context) is not None
@@ -79,22 +80,15 @@ class _Main:
         elif found is None:
             _wrapped(layout, context, "No material shows it: the result will only be a new image.", "INFO")
 
-    def _draw_paint(
-        self, layout: bpy.types.UILayout, context: bpy.types.Context, settings: NORMALINPAINT_settings
-    ) -> None:
-        space = context.space_data
-        mask = settings.mask
-        if space.type == "VIEW_3D":
-            row = layout.row()
-            row.enabled = mask is not None
-            painting = context.mode == "PAINT_TEXTURE"
-            row.operator(
-                "paint.texture_paint_toggle",
-                text="Stop Painting" if painting else "Paint on the Model",
-                depress=painting,
-            )
-        elif space.type == "IMAGE_EDITOR" and mask is not None:
-            layout.prop(space, "ui_mode", text="")
+    def _draw_paint(self, layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+        kind = context.space_data.type
+        if kind == "NODE_EDITOR":
+            return
+        painting = operators.painting_mask(context)
+        text = "Paint on the Model" if kind == "VIEW_3D" else "Paint on the Map"
+        layout.operator(
+            "normal_inpaint.paint_mask", text="Stop Painting" if painting else text, depress=painting
+        )
 
     def _draw_message(self, layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         error = jobs.state.error
@@ -104,7 +98,7 @@ class _Main:
             _wrapped(box, context, error.hint)
             if error.detail:
                 box.operator("normal_inpaint.open_log", icon="TEXT")
-        elif jobs.state.summary:
+        elif jobs.state.summary and operators.still_there(jobs.state.made):
             box = layout.box()
             _wrapped(box, context, jobs.state.summary, "CHECKMARK")
             for notice in jobs.state.notices:

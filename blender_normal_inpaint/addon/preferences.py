@@ -59,6 +59,15 @@ class NORMALINPAINT_preferences(bpy.types.AddonPreferences):
         subtype="TIME_ABSOLUTE",
         unit="TIME_ABSOLUTE",
     )
+    stall_timeout: bpy.props.FloatProperty(
+        name="Silence Deadline",
+        description="Seconds the engine may work without reporting any progress before it is stopped",
+        default=180.0,
+        min=1.0,
+        max=86400.0,
+        subtype="TIME_ABSOLUTE",
+        unit="TIME_ABSOLUTE",
+    )
 
     def draw(self, context: bpy.types.Context) -> None:
         """Blender's draw callback."""
@@ -74,6 +83,7 @@ class NORMALINPAINT_preferences(bpy.types.AddonPreferences):
         column = layout.column(align=True)
         column.prop(self, "start_timeout")
         column.prop(self, "request_timeout")
+        column.prop(self, "stall_timeout")
         row = layout.row()
         row.label(text=f"Engine: {jobs.engine_status()}", icon="INFO")
         row = layout.row()
@@ -131,5 +141,6 @@ def worker_options() -> WorkerOptions:
         fallback_python=own if preferences.engine != "onnx" else None,
         start_timeout=preferences.start_timeout,
         request_timeout=preferences.request_timeout,
+        stall_timeout=preferences.stall_timeout,
         log_path=log_path(),
     )

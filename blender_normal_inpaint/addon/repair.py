@@ -186,9 +186,10 @@ def _encoding(found: nodes.Found | None, choices: Choices, notices: list[str]) -
         if found is not None and found.negated:
             raise InpaintError(
                 "unsupported_format",
-                "The Normal Map node is set to one of Blender's old object or world spaces, whose axes are "
-                "not supported.",
-                "Bake the map again and set the node to Object Space or Tangent Space.",
+                'The Normal Map node is set to "Blender Object Space" or "Blender World Space", an old kind '
+                "of map with turned axes that cannot be repaired.",
+                "Bake the map anew as Object Space and set the node to that; if the map is of another kind "
+                "than the node says, set its space by hand in the panel's settings.",
             )
         if not space:
             space = "tangent"

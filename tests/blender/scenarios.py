@@ -246,6 +246,17 @@ def wiring(work: Path) -> None:
     assert links(tree) - {("UV Map", "UV", result.name, "Vector")} == before
     assert bpy.ops.normal_inpaint.compare() == {"FINISHED"}
     assert links(tree) == repaired
+    # Renamed nodes are found all the same; what the source feeds besides stays with it.
+    aside = tree.nodes.new("ShaderNodeEmission")
+    tree.links.new(texture.outputs["Color"], aside.inputs["Color"])
+    assert bpy.ops.normal_inpaint.compare() == {"FINISHED"}
+    texture.name, result.name, node.name = "the old one", "the new one", "bumps"
+    assert node.inputs["Color"].links[0].from_node == texture
+    assert bpy.ops.normal_inpaint.compare() == {"FINISHED"}
+    assert node.inputs["Color"].links[0].from_node == result
+    assert other.inputs["Color"].links[0].from_node == result
+    assert aside.inputs["Color"].links[0].from_node == texture
+    tree.nodes.remove(aside)
     # The second click repairs the result.
     inpaint()
     second = node.inputs["Color"].links[0].from_node
@@ -275,6 +286,11 @@ def wiring(work: Path) -> None:
     inpaint()
     assert mix.inputs[0].links[0].from_node.image.name == "face_inpainted"
     assert settings().image.name == "face_inpainted"
+    # The map chosen by hand can be compared too, and a repair of what is not shown at present is shown.
+    assert bpy.ops.normal_inpaint.compare() == {"FINISHED"}
+    assert mix.inputs[0].links[0].from_node == texture
+    inpaint()
+    assert mix.inputs[0].links[0].from_node.image.name == "face_inpainted.001"
     clear()
 
     # An image that no material shows becomes a new image and nothing else.
@@ -371,7 +387,7 @@ def spaces(work: Path) -> None:
     assert encoding(up_axis="Y").up_axis == "y"
     assert encoding(space="CAMERA", green="DIRECTX").y_axis == "down"
     node.space = "BLENDER_OBJECT"
-    fails(bpy.ops.normal_inpaint.inpaint, "axes are not supported")
+    fails(bpy.ops.normal_inpaint.inpaint, "Blender Object Space", "by hand")
     assert encoding(space="TANGENT").space == "tangent"
     clear()
 
@@ -801,10 +817,19 @@ def new_mask(work: Path) -> None:
     mask = settings().mask
     assert mask.name == "face_mask" and tuple(mask.size) == (WIDTH, HEIGHT)
     assert mask.colorspace_settings.name == "Non-Color" and not mask.is_float
-    assert not read(mask)[..., :3].any()
+    # The map shines through, but counts as nothing until it is painted over.
+    assert np.abs(read(mask)[..., :3] - read(bpy.data.images["face"])[..., :3] * 0.2).max() < 1 / 255
+    assert (read(mask)[..., 3] == 1).all()
     paint = bpy.context.scene.tool_settings.image_paint
     assert paint.mode == "IMAGE" and paint.canvas == mask
+    shared = getattr(paint, "unified_paint_settings", None)
+    shared = shared or bpy.context.scene.tool_settings.unified_paint_settings
+    assert tuple(shared.color) == (1.0, 1.0, 1.0)
     fails(bpy.ops.normal_inpaint.inpaint, "empty")
+    assert bpy.ops.normal_inpaint.new_mask(show_map=False) == {"FINISHED"}
+    assert not read(settings().mask)[..., :3].any()
+    bpy.data.images.remove(settings().mask)
+    settings().mask = mask
     values = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     values[20:40, 20:40] = 1.0
     write(mask, values)
@@ -818,6 +843,17 @@ def new_mask(work: Path) -> None:
         write(settings().mask, values)
     inpaint()
     assert bpy.data.images["face_inpainted"].size[0] == WIDTH
+
+    # Painting on the model goes to the mask, whatever was painted before.
+    paint = bpy.context.scene.tool_settings.image_paint
+    paint.mode, paint.canvas = "MATERIAL", None
+    assert bpy.ops.normal_inpaint.paint_mask() == {"FINISHED"}
+    assert bpy.context.mode == "PAINT_TEXTURE"
+    assert paint.mode == "IMAGE" and paint.canvas == settings().mask
+    assert bpy.ops.normal_inpaint.paint_mask() == {"FINISHED"}
+    assert bpy.context.mode == "OBJECT"
+    settings().mask = None
+    fails(bpy.ops.normal_inpaint.paint_mask, "mask")
 
 
 def engine_settings(work: Path) -> None:

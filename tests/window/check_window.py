@@ -9,6 +9,7 @@ FOLDER receives a screenshot of every stage and `report.json`; the exit code is 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -76,12 +77,18 @@ def show(area: Any, kind: str) -> None:
     area.spaces.active.show_region_ui = True
 
 
-def open_tab(area: Any) -> None:
+def open_tab(area: Any) -> Wait:
+    """Ready once the sidebar shows the extension's tab: a new sidebar learns its tabs as it is drawn."""
     region = next(item for item in area.regions if item.type == "UI")
-    try:
-        region.active_panel_category = "Normal Inpaint"
-    except (AttributeError, TypeError) as error:
-        print("the tab could not be chosen:", error)
+    end = time.monotonic() + 10
+
+    def ready() -> bool:
+        with contextlib.suppress(AttributeError, TypeError):
+            region.active_panel_category = "Normal Inpaint"
+            return True
+        return time.monotonic() > end
+
+    return ready
 
 
 def pause(seconds: float) -> Wait:
@@ -163,7 +170,7 @@ def stages(check: Check, zip_path: Path, size: int) -> Iterator[Wait]:
     for kind in kinds:
         show(main, kind)
         yield pause(1.0)
-        open_tab(main)
+        yield open_tab(main)
         yield pause(1.5)
         check.shot(f"panel_{kind.lower()}")
     region = next(item for item in main.regions if item.type == "WINDOW")
@@ -282,11 +289,14 @@ def stages(check: Check, zip_path: Path, size: int) -> Iterator[Wait]:
     result = fed_by(material)
     names = {image.name for image in bpy.data.images}
     nodes = [node.name for node in material.node_tree.nodes]
-    pid = jobs.state.client.hello.pid
+    client = jobs.state.client
+    pid, requests = client.hello.pid, client._number
     os.kill(pid, signal.SIGSTOP)
     with override():
         bpy.ops.normal_inpaint.inpaint("INVOKE_DEFAULT")
-    yield pause(1.0)
+    # An idle worker that dies is no error: only kill it once it was asked for something.
+    yield lambda: client._number > requests
+    yield pause(0.3)
     os.kill(pid, signal.SIGKILL)
     yield lambda: jobs.running() is None
     check.that(getattr(jobs.state.error, "code", "") == "worker_died", "a worker's death is named")
