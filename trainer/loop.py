@@ -8,6 +8,8 @@ import json
 import math
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -135,6 +137,7 @@ class Trainer:
                 distributed.broadcast(tensor, 0)
             for tensor in self.discriminator.state_dict().values():
                 distributed.broadcast(tensor, 0)
+        self._asked_to_end = False
         self._board: Any = None
         if self.rank == 0:
             self._note_session()
@@ -256,10 +259,36 @@ class Trainer:
     def run(self) -> None:
         """Train until the last stage is done.
 
+        A single process that is asked to end (Ctrl-C, or the SIGTERM of a scheduler) ends its step and
+        saves; a second Ctrl-C ends it at once.
+
         Raises:
             TrainingFailed: the loss is no number any more, or memory ran out.
             FileNotFoundError: there is no data.
+            KeyboardInterrupt: it was asked to end; the run is saved.
         """
+        with self._ending_gently():
+            self._run_stages()
+
+    @contextlib.contextmanager
+    def _ending_gently(self) -> Iterator[None]:
+        # Of several processes one alone would wait for the others' gradients for ever.
+        if self.world > 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def end(number: int, frame: object) -> None:
+            self._asked_to_end = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _run_stages(self) -> None:
         while self.stage < len(self.config.stages):
             try:
                 self._run_stage(self.config.stages[self.stage])
@@ -346,6 +375,11 @@ class Trainer:
                 self.save()
             if self.step % config.validate_every == 0 and self.rank == 0:
                 self.validate(stage)
+            if self._asked_to_end:
+                bar.close()
+                self.save()
+                self.say(f"saved at step {self.step}; the same command goes on")
+                raise KeyboardInterrupt
         bar.close()
 
     def _batches(self, data: ShardSet, stage: Stage) -> Iterator[Batch]:
