@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn  # noqa: E402
 for _name in ("safetensors", "onnx", "onnxruntime", "cv2", "scipy"):
     pytest.importorskip(_name, reason="the trainer needs it")
 
-from blender_normal_inpaint.core.modelcard import load_card, verify  # noqa: E402
+from blender_normal_inpaint.core.modelcard import default_card_path, load_card, verify  # noqa: E402
 from blender_normal_inpaint.worker.engines import create_engine  # noqa: E402
 from trainer import checkpoint, losses  # noqa: E402
 from trainer.__main__ import main  # noqa: E402
@@ -368,12 +369,37 @@ def test_a_run_starts_from_a_card_even_with_more_blocks(data: Path, tmp_path: Pa
     second._train_step(second_batch(data), 1e-3, second.config.stages[0])
     shut = second.generator.middle[2].second.weight
     assert float(shut.detach().abs().max()) > 0  # a shut block opens as it learns
+    # Without a generator of its own a run takes the card's.
+    values = {"data": str(data), "start": card, "stages": small}
+    assert Config.from_dict(values).generator["widths"] == GENERATOR["widths"]
     with pytest.raises(ValueError, match="another network"):
         Trainer(
             _config(data, start=card, generator={**GENERATOR, "widths": [8, 16, 16, 64]}),
             tmp_path / "third",
             lambda _: None,
         )
+
+
+def test_the_configurations_that_are_shipped_are_read_and_start(data: Path, tmp_path: Path) -> None:
+    for path in sorted((ROOT / "trainer" / "configs").glob("*.toml")):
+        config = Config.load(path)
+        assert config.stages and config.generator["kind"] == "face", path
+    config = Config.load(ROOT / "trainer" / "configs" / "finetune.toml")
+    config.data, config.device, config.loaders, config.tensorboard = str(data), "cpu", 0, False
+    said: list[str] = []
+    Trainer(config, tmp_path, said.append)
+    assert said == ["starting from face_normal_inpaint " + load_card(default_card_path()).version]
+
+
+def test_a_compiled_run_is_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [{"size": 32, "batch": 4, "steps": 3}]
+    Trainer(_config(data, stages=stages), tmp_path / "plain", lambda _: None).run()
+    # Traced as always; only the minutes of compiling for this machine are left out.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    Trainer(_config(data, stages=stages, compile=True), tmp_path / "compiled", lambda _: None).run()
+    one, two = _weights(tmp_path / "plain"), _weights(tmp_path / "compiled")
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
 
 
 def second_batch(data: Path) -> Any:

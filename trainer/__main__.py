@@ -48,7 +48,7 @@ def _trained_on(run: Path, named: Sequence[str] | None) -> list[dict[str, Any]]:
 
     from blender_normal_inpaint.core.modelcard import load_card
 
-    from .config import Config
+    from .config import Config, start_path
 
     folder = run if run.is_dir() else run.parent
     if named is None:
@@ -57,9 +57,9 @@ def _trained_on(run: Path, named: Sequence[str] | None) -> list[dict[str, Any]]:
     sources = [dict(SOURCES[name]) for name in named if name in SOURCES]
     config = folder / "config.json"
     start = Config.load(config).start if config.exists() else ""
-    if start and Path(start).exists():
+    if start and start_path(start).exists():
         known = {source["name"] for source in sources}
-        sources += [dict(s) for s in load_card(Path(start)).training_data if s["name"] not in known]
+        sources += [dict(s) for s in load_card(start_path(start)).training_data if s["name"] not in known]
     return sources
 
 
@@ -182,6 +182,7 @@ def _export(arguments: argparse.Namespace) -> None:
         training_data=sources,
         figures=figures,
         licence=arguments.licence,
+        spaces=arguments.spaces,
     )
     print(f"{card.name} {card.version}: parity {card.figures['onnx_parity']:.1e}")
 
@@ -268,6 +269,13 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("--version", default="1")
     write.add_argument("--working-size", type=int, default=128)
     write.add_argument("--figures", type=Path, help="JSON file of measured figures for the card")
+    write.add_argument(
+        "--spaces",
+        nargs="+",
+        choices=["tangent", "object", "camera"],
+        default=["tangent", "object", "camera"],
+        help="that the weights are for, all by default",
+    )
     write.add_argument("--licence", default="GPL-3.0-or-later", help="of the weights")
     write.add_argument(
         "--trained-on", nargs="*", choices=sorted(SOURCES), help="for the card; by default what the run tells"

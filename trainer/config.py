@@ -8,10 +8,18 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from blender_normal_inpaint.core.errors import InpaintError
+from blender_normal_inpaint.core.modelcard import default_card_path, load_card
+
 from .discriminator import KINDS
 from .masks import DEFAULT_WEIGHTS, STYLES
 
 PRECISIONS = ("float32", "bfloat16")
+
+
+def start_path(start: str) -> Path:
+    """The model card that a configuration's `start` names."""
+    return default_card_path() if start == "bundled" else Path(start)
 
 
 @dataclass
@@ -50,9 +58,10 @@ class Config:
     Attributes:
         data: folder of shards, with one folder per split.
         stages: run in order.
-        start: a model card whose weights a new run starts from; empty for a random start. A network with more
+        start: a model card whose weights a new run starts from, or "bundled" for the extension's own; empty
+            for a random start. Without a `generator` of its own the run takes the card's. A network with more
             blocks than the card's begins as the card's network.
-        precision: "bfloat16" runs the networks in mixed precision, weights and losses stay float32; or
+        precision: "bfloat16" runs the generator in mixed precision, weights and losses stay float32; or
             "float32".
         compile: run the generator through `torch.compile`, which pays on a GPU.
         discriminator: "patch", ours, with the hinge loss; or "dcgan", the papers', with binary cross entropy.
@@ -135,6 +144,9 @@ class Config:
         for key in ("discriminator_every", "r1_every", "log_every", "save_every", "validate_every"):
             if values.get(key, 1) < 1:
                 raise ValueError(f"{key} must be at least 1")
+        if values.get("start") and "generator" not in values:
+            card = load_card(start_path(values["start"]))
+            values = {**values, "generator": dict(card.generator)}
         odd = set(values.get("masks", {})) - set(STYLES)
         if odd:
             raise ValueError(f"unknown mask styles: {', '.join(sorted(odd))}; known: {', '.join(STYLES)}")
@@ -150,7 +162,7 @@ class Config:
         text = path.read_text(encoding="utf-8")
         try:
             return cls.from_dict(json.loads(text) if path.suffix == ".json" else tomllib.loads(text))
-        except (tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+        except (tomllib.TOMLDecodeError, TypeError, ValueError, InpaintError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:

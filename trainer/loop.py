@@ -28,7 +28,7 @@ from blender_normal_inpaint.nets.generator import ResidualBranch
 from blender_normal_inpaint.worker.engines import load_safetensors
 
 from . import checkpoint, losses, sheets
-from .config import Config, Stage
+from .config import Config, Stage, start_path
 from .discriminator import (
     accuracy,
     build_discriminator,
@@ -110,7 +110,7 @@ class Trainer:
         if self.device.type != "mps":
             self.generator = self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.start and not (folder / LAST).exists():
-            self._start_from(Path(config.start))
+            self._start_from(start_path(config.start))
         self._forward: Callable[[Tensor], Tensor] = (
             torch.compile(self.generator) if config.compile else self.generator
         )
