@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("cv2", reason="the trainer draws masks with OpenCV")
 
-from trainer.masks import DEFAULT_WEIGHTS, STYLES, draw_mask
+from trainer.masks import DEFAULT_WEIGHTS, STYLES, draw_mask, relief
 
 SIZE = 96
 FACE = np.hypot(*(np.mgrid[:SIZE, :SIZE] - SIZE / 2)) < SIZE * 0.4
@@ -53,3 +53,26 @@ def test_weights_are_obeyed_and_checked() -> None:
     with pytest.raises(ValueError, match="surface"):
         draw_mask(np.random.default_rng(0), np.zeros_like(FACE))
     assert set(DEFAULT_WEIGHTS) == set(STYLES)
+
+
+def test_features_are_hidden_where_the_face_has_some() -> None:
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE - 0.5
+    eye = np.hypot(x - 0.15, y + 0.12) < 0.08
+    slope = np.where(eye, np.sin(90 * x), 0)
+    n = np.stack([slope + x, -y, np.ones_like(x)], axis=-1)
+    n = (n / np.linalg.norm(n, axis=-1, keepdims=True) * FACE[..., None]).astype(np.float32)
+    where = relief(n, FACE)
+    assert where[eye].mean() > 20 * where[FACE & ~eye].mean() and (where[~FACE] == 0).all()
+    hits = {
+        known: np.mean(
+            [
+                (
+                    draw_mask(np.random.default_rng(s), FACE, {"feature": 1.0}, n if known else None) & eye
+                ).sum()
+                / eye.sum()
+                for s in range(40)
+            ]
+        )
+        for known in (True, False)
+    }
+    assert hits[True] > 0.5 and hits[False] < 0.3

@@ -370,9 +370,24 @@ def test_folder_is_split_by_subject(tmp_path: Path) -> None:
     prepare(out, sources=["folder"], maps=maps, space="tangent", size=32, views=3, say=lambda _: None)
     now = shards()
     assert sum(map(len, now.values())) == 9 and now != after
-    assert {split: {n.split("_")[1] for n in names} for split, names in now.items()} == {
-        split: {n.split("_")[1] for n in names} for split, names in after.items()
-    }
+    people_of = {split: {n.split("_")[1] for n in names} for split, names in after.items()}
+    assert {split: {n.split("_")[1] for n in names} for split, names in now.items()} == people_of
+    # Maps in another space join theirs, in the same split; another folder in the same space does not.
+    _write_maps(tmp_path / "object", 4)
+    prepare(
+        out,
+        sources=["folder"],
+        maps=tmp_path / "object",
+        space="object",
+        size=32,
+        views=3,
+        say=lambda _: None,
+    )
+    both = shards()
+    assert sum(map(len, both.values())) == 13 and now["train"] <= both["train"]
+    assert {split: {n.split("_")[1] for n in names} for split, names in both.items()} == people_of
+    with pytest.raises(ValueError, match="tangent maps"):
+        prepare(out, sources=["folder"], maps=tmp_path / "object", space="tangent", size=32, views=3)
 
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:

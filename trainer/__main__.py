@@ -314,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .loop import TrainingFailed
 
     arguments = parser().parse_args(argv)
-    np.seterr(all="ignore" if arguments.verb == "evaluate" else "warn")
+    np.seterr(all="ignore" if arguments.verb == "evaluate" else "warn", under="ignore")
     try:
         arguments.call(arguments)
     except (OSError, ValueError, ImportError, InpaintError, TrainingFailed, ExportFailed) as error:

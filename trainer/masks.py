@@ -226,13 +226,40 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
 }
 
 
-def draw_mask(rng: np.random.Generator, valid: Bool, weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> Bool:
+def relief(normals: NDArray[np.float32], valid: Bool) -> NDArray[np.float64]:
+    """Where the features of a face are: how much the normals turn around each texel.
+
+    Args:
+        normals: (size, size, 3) unit vectors.
+        valid: (size, size) surface.
+
+    Returns:
+        (size, size), zero off the surface and at its outline, which turns most of all.
+    """
+    size = valid.shape[0]
+    reach = max(3, size // 12) | 1
+    inner = cv2.erode(valid.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.float64)
+    turn = np.zeros((size, size))
+    turn[:, 1:] += np.linalg.norm(np.diff(normals, axis=1), axis=-1)
+    turn[1:] += np.linalg.norm(np.diff(normals, axis=0), axis=-1)
+    around = cv2.blur(turn * inner, (reach, reach)) / np.maximum(cv2.blur(inner, (reach, reach)), 1e-6)
+    return np.asarray(around**2 * inner)
+
+
+def draw_mask(
+    rng: np.random.Generator,
+    valid: Bool,
+    weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    normals: NDArray[np.float32] | None = None,
+) -> Bool:
     """Draw a mask that hides some surface and leaves some known.
 
     Args:
         rng: decides the style and the shape.
         valid: bool (size, size), the surface.
         weights: how often each style is drawn, not normalised.
+        normals: (size, size, 3) the map; with it the style `feature` hides an eye, the nose or the mouth, and
+            not just any place of their size.
 
     Returns:
         bool (size, size), True where the map is to be repaired; at least a few texels of the surface.
@@ -255,7 +282,10 @@ def draw_mask(rng: np.random.Generator, valid: Bool, weights: Mapping[str, float
     for _ in range(8):
         name = names[int(rng.choice(len(names), p=share / share.sum()))]
         row, column = divmod(int(places[rng.integers(len(places))]), size)
-        if rng.random() < 0.6:  # Towards the middle of the surface, where the face is.
+        if name == "feature" and normals is not None and (where := relief(normals, valid)).any():
+            chance = where.ravel() / where.sum()
+            row, column = divmod(int(rng.choice(size * size, p=chance)), size)
+        elif rng.random() < 0.6:  # Towards the middle of the surface, where the face is.
             middle = np.array(np.unravel_index(places, valid.shape)).mean(axis=1)
             pull = rng.uniform(0.3, 0.9)
             row, column = (1 - pull) * row + pull * middle[0], (1 - pull) * column + pull * middle[1]

@@ -138,7 +138,8 @@ def fill_folder(
         shard.save(path)
         made += 1
         bar.update()
-        say(f"{path.name} written, {number + 1} of {count}: {len(shard.normals)} maps, {rate:.1f} maps/s")
+        done = f"{folder.name}/{path.name} written, {number + 1} of {count}"
+        say(f"{done}: {len(shard.normals)} maps, {rate:.1f} maps/s")
     bar.close()
     return made
 
@@ -152,8 +153,8 @@ def _folder_shards(
 ) -> None:
     """Cut a studio's own maps into shards, one per subject, split by subject.
 
-    A shard's name tells its subject and, by a hash, the maps it was cut from: new maps of a subject replace
-    its shard, and a subject stays in the split it once was put in.
+    A shard's name tells, by hashes, its subject and the maps it was cut from, and their space: new maps of a
+    subject replace its shard, and a subject stays in the split it once was put in, whatever the space.
     """
     entries = find_maps(maps)
     subjects = sorted({entry.subject for entry in entries})
@@ -168,8 +169,8 @@ def _folder_shards(
         number = _digest(subject)[:12]
         content = _digest(*((e.path.relative_to(maps), e.path.stat().st_size, e.valid) for e in own))[:12]
         split = "test" if subject in held_out else "train"
-        path = out / split / f"folder_{number}_{content}.npz"
-        older = [old for old in path.parent.glob(f"folder_{number}_*.npz") if old != path]
+        path = out / split / f"folder_{number}_{content}_{encoding.space}.npz"
+        older = [old for old in path.parent.glob(f"folder_{number}_*_{encoding.space}.npz") if old != path]
         bar.update()
         if path.exists():
             continue
@@ -241,21 +242,24 @@ def prepare(
     if {"ict", "makehuman"} & set(sources):
         settings["skin_share"] = skin_share
     if "folder" in sources:
-        settings |= {"space": space, "y_axis": y_axis, "up_axis": up_axis, "two_channel": two_channel}
+        assert maps is not None
+        find_maps(maps)  # a folder that will not do is told before anything is made
+        how = {"maps": str(maps.resolve()), "y_axis": y_axis, "up_axis": up_axis, "two_channel": two_channel}
+        settings |= {f"{space} {key}": value for key, value in how.items()}
     note = read_note(out)
     other = [
         f"{key} {note[key]}, not {value}" for key, value in settings.items() if note.get(key, value) != value
     ]
     if other:
         raise ValueError(f"{out} holds a set made with {'; '.join(other)}: use another folder")
-    everything = [*note.get("sources", []), *(s for s in sources if s not in note.get("sources", []))]
-    write_note(out, {**note, **settings, "sources": everything, "shards": shards})
     encoding = Encoding(space=space, y_axis=y_axis, up_axis=up_axis, two_channel=two_channel)
     models: dict[str, HeadModel] = {}
     if "ict" in sources and ict is not None:
         models["ict"] = IctModel(ict)
     if "makehuman" in sources or ("skin" in sources and not models):
         models["anny"] = MakeHumanModel()
+    everything = [*note.get("sources", []), *(s for s in sources if s not in note.get("sources", []))]
+    write_note(out, {**note, **settings, "sources": everything, "shards": shards})
     counts = {"train": shards, "test": 1}
     for name, model in models.items():
         if name == "anny" and "makehuman" not in sources:

@@ -202,7 +202,8 @@ class ShardSet:
             if not surface.any():  # Zoomed into nothing: an empty map teaches nothing, and costs nothing.
                 holes.append(np.zeros_like(surface))
                 continue
-            holes.append(draw_mask(rng, surface, mask_weights))
+            normals = truth[i].permute(1, 2, 0).numpy()
+            holes.append(draw_mask(rng, surface, mask_weights, normals))
         hole = torch.from_numpy(np.stack(holes)).float().unsqueeze(1)
         told = torch.from_numpy((rng.random(count) < known_valid).astype(np.float32)).reshape(-1, 1, 1, 1)
         shown = torch.maximum(valid, hole * (1 - told))
