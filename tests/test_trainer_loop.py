@@ -367,7 +367,8 @@ def test_a_run_starts_from_a_card_even_with_more_blocks(data: Path, tmp_path: Pa
         assert torch.allclose(second.generator(crops), first.average(crops), atol=2e-2)
         assert torch.equal(second.average(crops), second.generator(crops))
     second._train_step(second_batch(data), 1e-3, second.config.stages[0])
-    shut = second.generator.middle[2].second.weight
+    middle: Any = second.generator.middle
+    shut = middle[2].second.weight
     assert float(shut.detach().abs().max()) > 0  # a shut block opens as it learns
     # Without a generator of its own a run takes the card's.
     values = {"data": str(data), "start": card, "stages": small}
