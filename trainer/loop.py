@@ -366,7 +366,7 @@ class Trainer:
                 since, waited = self.stage_seconds, 0.0
                 text = ", ".join(f"{key} {value:.4f}" for key, value in mean.items())
                 self.say(f"{self.step} [{progress:.1%}] {text}, {per_second:.1f}/s")
-                bar.set_postfix_str(f", {mean['degrees']:.2f} deg, {per_second:.0f} maps/s")
+                bar.set_postfix_str(f"{mean['degrees']:.2f} deg, {per_second:.0f} maps/s")
                 seen = []
             if self.step % config.refresh_every == 0 and data.refresh():
                 self.say(f"maps {data.counts()}")
@@ -380,6 +380,7 @@ class Trainer:
                 self.save()
                 self.say(f"saved at step {self.step}; the same command goes on")
                 raise KeyboardInterrupt
+        bar.update(bar.total - bar.n)
         bar.close()
 
     def _batches(self, data: ShardSet, stage: Stage) -> Iterator[Batch]:
