@@ -166,7 +166,7 @@ def test_a_healthy_worker_fills_reports_and_stays(make: MakeClient, jobs: Path) 
     assert client.take_notices() == ["Good morning.", "It was a long day.", "It was a long day."]
     assert client.take_notices() == []
     (folder,) = jobs.iterdir()
-    assert list(folder.iterdir()) == []  # each request's arrays are gone with it
+    assert list(folder.glob("r*")) == []  # each request's arrays are gone with it
     if os.name == "posix":
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert os.getpgid(hello.pid) == hello.pid  # Ctrl-C in our terminal does not reach it
@@ -206,7 +206,7 @@ def test_a_swept_job_folder_is_made_again(make: MakeClient, jobs: Path) -> None:
     client = make("healthy")
     works(client)
     (folder,) = jobs.iterdir()
-    folder.rmdir()
+    shutil.rmtree(folder)
     works(client)
 
 

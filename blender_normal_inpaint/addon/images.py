@@ -28,9 +28,9 @@ _EXTENSIONS = (".png", ".tif", ".tiff", ".exr", ".tga", ".jpg", ".jpeg", ".bmp",
 _ROWS = 256
 #: Blender's names, in old and new versions, for the space in which it renders by default.
 _LINEAR = {"Linear Rec.709", "Linear", "Linear BT.709", "Raw"}
-#: How much of the map a new mask shows: well below mid grey, and dim once Blender has turned numbers that
-#: are not colour into light.
-_DARK = 0.2
+#: How bright a new mask shows the map: well below mid grey, and dim once Blender has turned numbers that are
+#: not colour into light.
+_DARK = 0.25
 #: Half grey in sRGB: what Blender makes of a stored 0.5 when it loads a deep image tagged sRGB.
 _HALF_LINEAR = 0.21404114
 
@@ -304,14 +304,14 @@ def create_mask(source: bpy.types.Image, *, show_map: bool = True) -> bpy.types.
 
     Args:
         source: The map.
-        show_map: Whether it is a dark copy of the map, on which damage is seen while it is painted over;
-            black otherwise.
+        show_map: Whether it shows the map as a dark relief, on which damage is seen while it is painted
+            over; black otherwise.
 
     Raises:
         InpaintError: As `read`; no image is left behind.
     """
     width, height = size_of(source)
-    buffer = _darkened(read(source)) if show_map else None
+    buffer = _dark_relief(read(source)) if show_map else None
     name = _fit(_plain_name(source.name).removesuffix(_MASK_SUFFIX), _MASK_SUFFIX)
     image = bpy.data.images.new(name, width, height, alpha=False, float_buffer=False, is_data=True)
     cast(Any, image).generated_color = (0.0, 0.0, 0.0, 1.0)
@@ -322,13 +322,26 @@ def create_mask(source: bpy.types.Image, *, show_map: bool = True) -> bpy.types.
     return image
 
 
-def _darkened(raw: RawPixels) -> FloatArray:
-    """A copy of the samples that is nowhere bright enough to count as mask, opaque."""
+def _dark_relief(raw: RawPixels) -> FloatArray:
+    """Blender's buffer of the map as if lit from a corner, opaque and nowhere bright enough for a mask."""
     result = np.empty((raw.height, raw.width, 4), np.float32)
     result[..., 3] = 1.0
     samples = raw.buffer.reshape(raw.height, raw.width, raw.channels)
-    colours = 3 if raw.channels >= 3 else 1
     for start in range(0, raw.height, _ROWS):
         part = slice(start, start + _ROWS)
-        result[part, :, :3] = np.clip(np.nan_to_num(samples[part, :, :colours]), 0.0, 1.0) * _DARK
+        # What red and green share is the slope along one diagonal.
+        light = samples[part, :, :2].mean(axis=-1, keepdims=True)
+        result[part, :, :3] = np.clip(np.nan_to_num(light), 0.0, 1.0) * _DARK
     return result.reshape(-1)
+
+
+def holds_unsaved_paint(image: bpy.types.Image) -> bool:
+    """Whether a mask made here was painted since it was packed: the next undo of anything would lose that."""
+    kept = image.source == "GENERATED" or image.packed_file is not None
+    return bool(memory_of(image).is_mask and image.is_dirty and kept)
+
+
+def keep_paint(image: bpy.types.Image, content: bytes) -> None:
+    """Pack a mask as a PNG file that holds exactly its pixels; Blender's own packing would take longer."""
+    cast(Any, image).pack(data=content, data_len=len(content))
+    image.source = "FILE"

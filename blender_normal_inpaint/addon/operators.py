@@ -78,7 +78,7 @@ def make_paintable(mask: bpy.types.Image, settings: Any) -> None:
         settings, "unified_paint_settings", None
     )
     for holder in (shared, paint.brush):
-        # A brush of a linked library cannot be changed.
+        # None, or of a library that cannot be changed.
         with contextlib.suppress(AttributeError, RuntimeError, TypeError):
             holder.color = (1.0, 1.0, 1.0)
             holder.secondary_color = (0.0, 0.0, 0.0)
@@ -91,6 +91,24 @@ def painting_mask(context: bpy.types.Context) -> bool:
         mask = settings_of(context.scene).mask
         return bool(space.ui_mode == "PAINT" and mask is not None and space.image == mask)
     return context.mode == "PAINT_TEXTURE"
+
+
+def leave_painting(paint: repair.Paint | None = None) -> None:
+    """End the paint mode in view and keep what was painted, as an undo step of its own if there was any.
+
+    Blender files whatever is done in a paint mode as a brush stroke: undoing it would go back too far. And
+    whatever is undone after a stroke drops the stroke's image from memory. In return the material is seen.
+    """
+    changed = paint is not None and paint.keep()
+    space: Any = bpy.context.space_data
+    if space is not None and space.type == "IMAGE_EDITOR" and space.ui_mode == "PAINT":
+        space.ui_mode = "VIEW"
+        changed = True
+    if bpy.context.mode == "PAINT_TEXTURE":
+        bpy.ops.object.mode_set(mode="OBJECT")
+        changed = True
+    if changed:
+        bpy.ops.ed.undo_push(message="Stop Painting")
 
 
 def redraw(*, everything: bool = True) -> None:
@@ -267,6 +285,7 @@ class NORMALINPAINT_OT_inpaint(JobOperator, bpy.types.Operator):
         scene, mask = context.scene.session_uid, settings.mask.session_uid
 
         def after(outcome: repair.Outcome) -> str:
+            leave_painting(outcome.paint)
             image = task.finish(outcome)
             jobs.state.notices = outcome.notices
             jobs.state.made = image.session_uid
@@ -276,7 +295,8 @@ class NORMALINPAINT_OT_inpaint(JobOperator, bpy.types.Operator):
                 for item in bpy.data.scenes:
                     if item.session_uid == scene:
                         settings_of(item).image = image
-            return f'Repaired {outcome.texels} texels in {outcome.seconds:.1f} s: "{image.name}".'
+            time = f"{outcome.seconds:.1f}\N{NO-BREAK SPACE}s"
+            return f'Repaired {outcome.texels} texels in {time}: "{image.name}".'
 
         return task.work, after
 
@@ -336,6 +356,7 @@ class NORMALINPAINT_OT_new_mask(bpy.types.Operator):
         try:
             source, _ = repair.locate_image(active_material(context), settings.image)
             images.check_readable(source)
+            leave_painting()
             mask = images.create_mask(source, show_map=self.show_map)
         except InpaintError as error:
             jobs.fail(error)
@@ -347,7 +368,6 @@ class NORMALINPAINT_OT_new_mask(bpy.types.Operator):
         space: Any = context.space_data
         if space is not None and space.type == "IMAGE_EDITOR":
             space.image = mask
-            space.ui_mode = "PAINT"
         self.report({"INFO"}, f'Paint the damage white in "{mask.name}", then click Inpaint.')
         return {"FINISHED"}
 
@@ -358,7 +378,6 @@ class NORMALINPAINT_OT_paint_mask(bpy.types.Operator):
     bl_idname = "normal_inpaint.paint_mask"
     bl_label = "Paint the Mask"
     bl_description = "Start or stop painting the mask, in white, in this editor"
-    bl_options = {"UNDO"}
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -377,18 +396,19 @@ class NORMALINPAINT_OT_paint_mask(bpy.types.Operator):
         """Blender's callback."""
         settings = settings_of(context.scene)
         start = not painting_mask(context)
-        if start:
-            make_paintable(settings.mask, context.tool_settings)
         space: Any = context.space_data
         if space is None or space.type != "IMAGE_EDITOR":
             bpy.ops.paint.texture_paint_toggle()
-            return {"FINISHED"}
-        if start:
+        elif start:
             space.image = settings.mask
+            space.ui_mode = "PAINT"
         else:
+            space.ui_mode = "VIEW"
             with contextlib.suppress(InpaintError):
                 space.image = repair.locate_image(active_material(context), settings.image)[0]
-        space.ui_mode = "PAINT" if start else "VIEW"
+        if start:
+            # Only now: a paint mode brings its brush along.
+            make_paintable(settings.mask, context.tool_settings)
         return {"FINISHED"}
 
 
@@ -414,6 +434,7 @@ class NORMALINPAINT_OT_compare(bpy.types.Operator):
         if pair is None or not nodes.editable(pair.tree):
             self.report({"ERROR"}, "The material is linked from another file and cannot be changed.")
             return {"CANCELLED"}
+        leave_painting()
         if pair.shows_source:
             nodes.show_result(pair)
         else:

@@ -83,6 +83,7 @@ class _Main:
     def _draw_paint(self, layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         kind = context.space_data.type
         if kind == "NODE_EDITOR":
+            _wrapped(layout, context, "3D Viewport or Image Editor", "BLANK1")
             return
         painting = operators.painting_mask(context)
         text = "Paint on the Model" if kind == "VIEW_3D" else "Paint on the Map"
@@ -95,7 +96,7 @@ class _Main:
         if error is not None:
             box = layout.box()
             _wrapped(box, context, error.message, "ERROR")
-            _wrapped(box, context, error.hint)
+            _wrapped(box, context, error.hint, "BLANK1")
             if error.detail:
                 box.operator("normal_inpaint.open_log", icon="TEXT")
         elif jobs.state.summary and operators.still_there(jobs.state.made):

@@ -1,4 +1,4 @@
-"""8-bit PNG files in memory, fast: what an 8-bit result is packed as.
+"""8-bit PNG files in memory, fast: what an 8-bit result and a painted mask are packed as.
 
 Blender's own packing does the same on the main thread, at a higher compression, and takes seconds for a large
 map. Pure Python and numpy, without Blender: it runs in the job's thread.
@@ -25,7 +25,7 @@ def encode(pixels: Pixels) -> bytes:
     """A PNG file with exactly these samples.
 
     Args:
-        pixels: uint8 (H, W, C), C of 3 or 4, top row first; an alpha of 255 everywhere is left out.
+        pixels: uint8 (H, W, C), C of 1, 3 or 4, top row first; an alpha of 255 everywhere is left out.
 
     Source of the format: PNG specification (third edition), sections 5, 9.2 (filter "Up") and 11.2.
     """
@@ -45,7 +45,7 @@ def encode(pixels: Pixels) -> bytes:
         above = rows[-1:]
         parts.append(compressor.compress(filtered.tobytes()))
     parts.append(compressor.flush())
-    header = struct.pack(">IIBBBBB", width, height, 8, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + _chunk(b"IHDR", header)

@@ -5,7 +5,7 @@ import contextlib
 import bpy
 from bpy.app.handlers import persistent
 
-from . import jobs, operators, panels, preferences, properties
+from . import images, jobs, operators, panels, preferences, properties
 
 #: In this order; taken out in reverse.
 CLASSES = (
@@ -35,8 +35,7 @@ def _after_load(*_: object) -> None:
 def _before_save(*_: object) -> None:
     """A mask made here keeps its paint: Blender itself saves only packed pixels with the file."""
     for image in bpy.data.images:
-        kept = image.source == "GENERATED" or image.packed_file is not None
-        if properties.memory_of(image).is_mask and image.is_dirty and kept:
+        if images.holds_unsaved_paint(image):
             with contextlib.suppress(RuntimeError):
                 image.pack()
 

@@ -7,6 +7,7 @@ everything from Blender, `work` touches none of it, `finish` changes the file in
 from __future__ import annotations
 
 import time
+import zlib
 from dataclasses import dataclass, field
 
 import bpy
@@ -49,6 +50,33 @@ class _Mask:
 
 
 @dataclass
+class Paint:
+    """A painted mask as a PNG file; `image` is a session's id, `checksum` that of Blender's buffer."""
+
+    image: int
+    content: bytes
+    checksum: int
+
+    @staticmethod
+    def of(image: int, raw: images.RawPixels) -> Paint:
+        """In the job's thread."""
+        pixels = raw.to_native("uint8")
+        if bool((pixels[..., :1] == pixels[..., 1:3]).all()) and bool((pixels[..., 3:] == 255).all()):
+            pixels = pixels[..., :1]
+        return Paint(image, png.encode(pixels), zlib.crc32(raw.buffer.data))
+
+    def keep(self) -> bool:
+        """On the main thread: pack the mask with its paint, unless it was painted on meanwhile."""
+        image = next((item for item in bpy.data.images if item.session_uid == self.image), None)
+        if image is None or not images.holds_unsaved_paint(image):
+            return False
+        if zlib.crc32(images.read(image).buffer.data) != self.checksum:
+            return False
+        images.keep_paint(image, self.content)
+        return True
+
+
+@dataclass
 class Outcome:
     """What the thread brings back: pixels ready for Blender (see `create_result`), and what to say."""
 
@@ -56,6 +84,7 @@ class Outcome:
     texels: int
     notices: list[str]
     seconds: float
+    paint: Paint | None = None
 
 
 @dataclass
@@ -79,6 +108,8 @@ class Repair:
     raw: images.RawPixels | None = None
     mask: _Mask | None = None
     valid: _Mask | None = None
+    #: The mask's image (a session's id) if its paint would be lost by an undo; 0 otherwise.
+    unsaved: int = 0
 
     def work(self, progress: Progress, cancel: Cancel) -> Outcome:
         """In the job's thread: the repair itself. See `core.pipeline.inpaint` for what it raises."""
@@ -86,6 +117,7 @@ class Repair:
         progress(0.0, "Preparing")
         assert self.raw is not None and self.mask is not None
         mask = self.mask.to_bool()
+        paint = Paint.of(self.unsaved, self.mask.raw) if self.unsaved else None
         self.mask = None
         valid = self.valid.to_bool() if self.valid is not None else None
         self.valid = None
@@ -115,6 +147,7 @@ class Repair:
             result.hole_texels,
             [*self.notices, *result.notices, *client.take_notices()],
             time.perf_counter() - started,
+            paint,
         )
 
     def finish(self, outcome: Outcome) -> bpy.types.Image:
@@ -256,6 +289,7 @@ def prepare(
         raw=raw,
         mask=_read_mask(mask, "mask"),
         valid=_read_mask(valid, "valid area") if valid is not None else None,
+        unsaved=mask.session_uid if images.holds_unsaved_paint(mask) else 0,
     )
 
 

@@ -817,10 +817,11 @@ def new_mask(work: Path) -> None:
     mask = settings().mask
     assert mask.name == "face_mask" and tuple(mask.size) == (WIDTH, HEIGHT)
     assert mask.colorspace_settings.name == "Non-Color" and not mask.is_float
-    # The map shines through, but counts as nothing until it is painted over.
-    assert np.abs(read(mask)[..., :3] - read(bpy.data.images["face"])[..., :3] * 0.2).max() < 1 / 255
+    # The map's relief shines through, but counts as nothing until it is painted over.
+    relief = read(bpy.data.images["face"])[..., :2].mean(axis=-1, keepdims=True)
+    assert np.abs(read(mask)[..., :3] - relief * 0.25).max() < 1 / 255
     assert (read(mask)[..., 3] == 1).all()
-    paint = bpy.context.scene.tool_settings.image_paint
+    paint: Any = bpy.context.scene.tool_settings.image_paint
     assert paint.mode == "IMAGE" and paint.canvas == mask
     shared = getattr(paint, "unified_paint_settings", None)
     shared = shared or bpy.context.scene.tool_settings.unified_paint_settings
@@ -845,7 +846,7 @@ def new_mask(work: Path) -> None:
     assert bpy.data.images["face_inpainted"].size[0] == WIDTH
 
     # Painting on the model goes to the mask, whatever was painted before.
-    paint = bpy.context.scene.tool_settings.image_paint
+    paint: Any = bpy.context.scene.tool_settings.image_paint
     paint.mode, paint.canvas = "MATERIAL", None
     assert bpy.ops.normal_inpaint.paint_mask() == {"FINISHED"}
     assert bpy.context.mode == "PAINT_TEXTURE"

@@ -153,6 +153,36 @@ def paint_disc(mask: Any, share: float) -> None:
     mask.update()
 
 
+def stroke(x: int, y: int) -> None:
+    """A short stroke with the brush, in the region of the context."""
+    paint = bpy.context.tool_settings.image_paint
+    if paint.brush is None:  # some distributions leave Blender's own brushes out
+        brush = bpy.data.brushes.new("Dot", mode="TEXTURE_PAINT")
+        brush.asset_mark()
+        bpy.ops.brush.asset_activate(
+            asset_library_type="LOCAL", relative_asset_identifier=f"Brush/{brush.name}"
+        )
+    known = bpy.types.OperatorStrokeElement.bl_rna.properties.keys()
+    elements = []
+    for step in range(5):
+        at = (x + 5 * step, y)
+        fields = {
+            "name": "",
+            "mouse": at,
+            "mouse_event": at,
+            "is_start": step == 0,
+            "size": 40,
+            "time": step * 0.1,
+        }
+        fields |= {"location": (0, 0, 0), "pressure": 1, "pen_flip": False, "x_tilt": 0, "y_tilt": 0}
+        elements.append({name: value for name, value in fields.items() if name in known})
+    bpy.ops.paint.image_paint("EXEC_DEFAULT", stroke=elements)
+
+
+def white_texels(mask: Any) -> int:
+    return int((pixels_of(mask).reshape(-1, 4)[:, 0] > 0.5).sum())
+
+
 def stages(check: Check, zip_path: Path, size: int) -> Iterator[Wait]:
     """One stage after the other; each yields what to wait for."""
     done = bpy.ops.extensions.package_install_files(
@@ -307,6 +337,40 @@ def stages(check: Check, zip_path: Path, size: int) -> Iterator[Wait]:
         bpy.ops.normal_inpaint.inpaint("INVOKE_DEFAULT")
     yield lambda: jobs.running() is None
     check.that(jobs.state.error is None, "after a worker's death the next click works")
+
+    # Painted with the brush on the model: an undo of the repair leaves the paint alone.
+    mask = bpy.context.scene.normal_inpaint.mask
+    before_stroke = white_texels(mask)
+    with override():
+        bpy.ops.normal_inpaint.paint_mask()
+    yield pause(1.5)
+    with override():
+        check.that(bpy.context.mode == "PAINT_TEXTURE", "the mask can be painted on the model")
+        stroke(region.width // 2 - 60, region.height // 2 + 30)
+        bpy.ops.ed.undo_push(message="Stroke")
+    painted = white_texels(mask)
+    check.that(painted > before_stroke, "the stroke is white, and in the mask")
+    yield pause(1.0)
+    check.shot("painting")
+    shown = fed_by(material).name
+    with override():
+        bpy.ops.normal_inpaint.inpaint("INVOKE_DEFAULT")
+    yield lambda: jobs.running() is None
+    check.that(jobs.state.error is None, "the painted mask is repaired")
+    with override():
+        check.that(bpy.context.mode == "OBJECT", "a repair ends the painting")
+        repaired = fed_by(material).name
+        bpy.ops.ed.undo()
+    yield pause(0.5)
+    material = bpy.data.materials["head"]
+    check.that(fed_by(material).name == shown, "one undo takes the repair back")
+    check.that(white_texels(bpy.context.scene.normal_inpaint.mask) == painted, "and leaves the paint")
+    with override():
+        bpy.ops.ed.redo()
+    yield pause(0.5)
+    material = bpy.data.materials["head"]
+    check.that(fed_by(material).name == repaired, "redo brings the repair back")
+    check.that(white_texels(bpy.context.scene.normal_inpaint.mask) == painted, "with the paint")
     pid = jobs.state.client.hello.pid
     bpy.ops.preferences.addon_disable(module=MODULE)
     yield pause(1.0)
