@@ -463,6 +463,20 @@ def test_prepare_goes_on_where_it_stopped(tmp_path: Path) -> None:
         prepare(tmp_path / "out", sources=["ict"], ict=model, size=48, people=2, views=2, say=lines.append)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs processes that fork")
+def test_several_processes_make_the_same_shards(tmp_path: Path) -> None:
+    model = write_tiny_ict(tmp_path / "tiny.npz")
+    for processes in (1, 2):
+        prepare(
+            tmp_path / str(processes), sources=["ict", "skin"], ict=model, size=32, shards=3, people=2,
+            views=2, processes=processes, say=lambda _: None,
+        )  # fmt: skip
+    one, two = (sorted((tmp_path / str(p)).rglob("*.npz")) for p in (1, 2))
+    assert [p.name for p in one] == [p.name for p in two] and len(one) == 12
+    for a, b in zip(one, two, strict=True):
+        assert np.array_equal(Shard.load(a).normals, Shard.load(b).normals)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_full_disk_is_named_and_costs_nothing(tmp_path: Path, tiny: IctModel) -> None:
     import resource

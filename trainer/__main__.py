@@ -80,6 +80,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         people=arguments.people,
         views=arguments.views,
         skin_share=arguments.skin_share,
+        processes=arguments.processes,
         seed=arguments.seed,
     )
 
@@ -231,6 +232,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument(
         "--skin-share", type=float, default=0.35, help="share of rendered heads that wear procedural skin"
     )
+    make.add_argument("--processes", type=int, default=1, help="that make shards at the same time")
     make.add_argument("--seed", type=int, default=1)
     make.set_defaults(call=_prepare)
 

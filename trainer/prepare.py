@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -106,8 +108,35 @@ def skin_tangent(
     return Shard(np.stack(maps), np.array(identity, np.int64), "tangent")
 
 
+class _Maker:
+    """What a process of `fill_folder` makes; adopted when it is forked, since models are large."""
+
+    make: Callable[[int], Shard]
+
+    @classmethod
+    def adopt(cls, make: Callable[[int], Shard]) -> None:
+        """Take what is to be made; the shards are spread over processes, so each stays on one thread."""
+        import torch
+
+        torch.set_num_threads(1)
+        cls.make = make
+
+    @classmethod
+    def write(cls, job: tuple[int, Path]) -> tuple[Path, int]:
+        """Make and save a shard; returns its path and how many maps it has."""
+        number, path = job
+        shard = cls.make(number)
+        shard.save(path)
+        return path, len(shard.normals)
+
+
 def fill_folder(
-    folder: Path, name: str, count: int, make: Callable[[int], Shard], say: Callable[[str], None] = print
+    folder: Path,
+    name: str,
+    count: int,
+    make: Callable[[int], Shard],
+    say: Callable[[str], None] = print,
+    processes: int = 1,
 ) -> int:
     """Make the shards of a folder that are not there yet, or are damaged.
 
@@ -117,31 +146,48 @@ def fill_folder(
         count: how many shards the folder shall hold.
         make: makes the shard of a number.
         say: takes a line of progress.
+        processes: how many make shards at the same time, where the system can fork.
 
     Returns:
         How many were made now.
     """
-    made = 0
-    bar = tqdm(total=count, desc=f"{folder.name} {name}", unit="shard", disable=None)
+    jobs = []
     for number in range(count):
         path = folder / f"{name}_{number:04d}.npz"
         if path.exists():
             try:
                 Shard.load(path)
-                bar.update()
                 continue
             except ValueError as error:
                 say(f"made again: {error}")
-        start = time.perf_counter()
-        shard = make(number)
-        rate = len(shard.normals) / max(time.perf_counter() - start, 1e-9)
-        shard.save(path)
-        made += 1
-        bar.update()
-        done = f"{folder.name}/{path.name} written, {number + 1} of {count}"
-        say(f"{done}: {len(shard.normals)} maps, {rate:.1f} maps/s")
-    bar.close()
-    return made
+        jobs.append((number, path))
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(
+            tqdm(
+                total=count,
+                initial=count - len(jobs),
+                desc=f"{folder.name} {name}",
+                unit="shard",
+                disable=None,
+            )
+        )
+        written: Iterable[tuple[Path, int]]
+        if min(processes, len(jobs)) > 1 and "fork" in multiprocessing.get_all_start_methods():
+            context = multiprocessing.get_context("fork")
+            pool = stack.enter_context(
+                context.Pool(min(processes, len(jobs)), initializer=_Maker.adopt, initargs=(make,))
+            )
+            written = pool.imap_unordered(_Maker.write, jobs)
+        else:
+            _Maker.make = make
+            written = map(_Maker.write, jobs)
+        start, maps, there = time.perf_counter(), 0, count - len(jobs)
+        for path, some in written:
+            maps, there = maps + some, there + 1
+            bar.update()
+            rate = maps / max(time.perf_counter() - start, 1e-9)
+            say(f"{folder.name}/{path.name} written, {there} of {count}: {some} maps, {rate:.1f} maps/s")
+    return len(jobs)
 
 
 def _digest(*parts: object) -> str:
@@ -206,6 +252,7 @@ def prepare(
     views: int = 5,
     skin_share: float = 0.35,
     seed: int = 1,
+    processes: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
     """Make the shards of a data set: `train` and `test`, which never share a person.
@@ -225,6 +272,7 @@ def prepare(
         views: views per person, crops per map for a folder.
         skin_share: share of rendered heads whose surface wears procedural skin.
         seed: of everything drawn.
+        processes: how many make shards at the same time; the shards are the same ones.
         say: takes lines of progress.
 
     Raises:
@@ -270,13 +318,13 @@ def prepare(
                 camera_views, model, source=name, split=split, people=people, views=views, size=size,
                 seed=seed, skin_share=skin_share,
             )  # fmt: skip
-            fill_folder(out / split, f"{name}_camera", count, view, say)
+            fill_folder(out / split, f"{name}_camera", count, view, say, processes)
             flat = partial(object_maps, layout, source=name, split=split, people=people, seed=seed)
-            fill_folder(out / split, f"{name}_object", count, flat, say)
+            fill_folder(out / split, f"{name}_object", count, flat, say, processes)
     if "skin" in sources:
         layout = next(iter(models.values())).layout(size)
         for split, count in counts.items():
             some = partial(skin_tangent, layout, split=split, people=people, size=size, seed=seed)
-            fill_folder(out / split, "skin", count, some, say)
+            fill_folder(out / split, "skin", count, some, say, processes)
     if "folder" in sources and maps is not None:
         _folder_shards(out, maps, encoding, size, views, seed, say)
