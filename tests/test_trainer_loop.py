@@ -566,3 +566,31 @@ def test_discriminators_judge_and_are_bounded() -> None:
     assert share_right(zero + 1, zero - 1, weight) == 1 and share_right(zero - 1, zero - 1, weight) == 0.5
     with pytest.raises(ValueError, match="oracle"):
         build_discriminator("oracle", 8)
+
+
+def test_the_codes_changes_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        settings = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *settings, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "trainer").mkdir()
+    old = tmp_path / "trainer" / "old.py"
+    old.write_text("a = 1\n")
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "trainer" / "checkpoint.py"))
+    assert checkpoint.git_revision() == "unknown" and checkpoint.git_changes() == ""
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    clean = checkpoint.git_revision()
+    assert len(clean) == 40 and checkpoint.git_changes() == ""
+    old.write_text("a = 2\n")
+    (tmp_path / "trainer" / "new.py").write_text("b = 3\n")
+    (tmp_path / "notes.txt").write_text("not the code that runs\n")
+    assert checkpoint.git_revision() == clean + "+"
+    patch = checkpoint.git_changes()
+    assert "+a = 2" in patch and "+b = 3" in patch and "notes" not in patch
+    old.write_text("a = 1\n")
+    (tmp_path / "trainer" / "new.py").unlink()
+    (tmp_path / "changes.diff").write_text(patch)
+    git("apply", "changes.diff")
+    assert old.read_text() == "a = 2\n" and (tmp_path / "trainer" / "new.py").read_text() == "b = 3\n"

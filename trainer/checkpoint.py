@@ -10,29 +10,35 @@ from typing import Any
 
 import torch
 
+#: What decides how a run goes, seen from the checkout's root.
+CODE = ("trainer", "blender_normal_inpaint/core", "blender_normal_inpaint/nets")
+
+
+def _git(*arguments: str, fine: tuple[int, ...] = (0,)) -> str:
+    root = Path(__file__).parent.parent
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode not in fine:
+        raise OSError(done.stderr)
+    return done.stdout
+
 
 def git_revision() -> str:
     """The commit of the code that runs, with `+` when files differ from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
     try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        revision = _git("rev-parse", "HEAD").strip()
+        return revision + ("+" if _git("status", "--porcelain", "--", *CODE).strip() else "")
+    except OSError:
         return "unknown"
-    return revision + ("+" if changed else "")
 
 
 def git_changes() -> str:
-    """What of the checkout's tracked files differs from its commit, as a patch; empty outside a checkout."""
+    """How the code that runs differs from its commit, new files too, as a patch; empty outside a checkout."""
     try:
-        return subprocess.run(
-            ["git", "diff", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
+        patch = _git("diff", "HEAD", "--", *CODE)
+        for name in _git("ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines():
+            patch += _git("diff", "--no-index", "--", "/dev/null", name, fine=(0, 1))
+        return patch
+    except OSError:
         return ""
 
 
