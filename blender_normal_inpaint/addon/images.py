@@ -112,7 +112,8 @@ def to_buffer(pixels: Pixels) -> FloatArray:
         part = slice(start, min(start + _ROWS, height))
         rows = flipped[part].astype(np.float32)
         if top is not None:
-            rows /= np.float32(top)
+            # As Blender loads a file: a division would give other last bits.
+            rows *= np.float32(1.0 / top)
         result[part, :, :channels] = rows
     return result.reshape(-1)
 

@@ -928,6 +928,8 @@ def files(work: Path) -> None:
         inpaint()
         result = node.inputs["Color"].links[0].from_node.image
         assert result.is_float == image.is_float, name
+        outside = read(mask)[..., 0] < 0.5
+        assert np.array_equal(read(result)[outside], read(image)[outside]), name
         assert image.colorspace_settings.name == "Non-Color" and not image.is_dirty
         assert bpy.ops.normal_inpaint.save_result(filepath=str(work / "saved" / name)) == {"FINISHED"}
         results[name] = result.name
