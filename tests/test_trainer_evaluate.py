@@ -103,7 +103,11 @@ def test_curl_is_zero_for_a_surface_and_known_for_a_twist() -> None:
     assert curl(twisted, inside) == pytest.approx(0.3 / 20, rel=1e-3)
     values = measure(np.where(inside[..., None], twisted, surface), surface, inside, ALL)
     assert values["curl"] > 50 * values["curl_true"]
-    assert values["curl_ratio"] == pytest.approx(values["curl"] / values["curl_true"])
+    assert np.isnan(values["curl_ratio"])  # an exact surface's curl is rounding, nothing to compare with
+    values = measure(
+        np.where(inside[..., None], slopes_to_normals(0.6 * y, 0 * y), twisted), twisted, inside, ALL
+    )
+    assert values["curl_ratio"] == pytest.approx(2, rel=0.01)
 
 
 def test_a_seam_is_a_step_across_the_border_alone() -> None:

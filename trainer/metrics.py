@@ -16,6 +16,8 @@ LIGHTS = tuple(
     np.array(v, np.float64) / np.linalg.norm(v)
     for v in ((1, 0.3, 0.5), (-1, 0.3, 0.5), (0, 1, 0.4), (0.2, -0.6, 0.8))
 )
+#: A true curl below this, as a drawn height field has it, is rounding: nothing to compare a fill's with.
+NO_CURL = 1e-4
 SSIM_SIGMA = 1.5
 SSIM_RADIUS = 5
 
@@ -176,6 +178,7 @@ def measure(filled: F32, truth: F32, hole: Bool, valid: Bool) -> dict[str, float
     for k, ratio in enumerate(octave_ratios(filled, truth, inside)):
         result[f"detail_octave_{k}"] = ratio
     result["curl"], result["curl_true"] = curl(filled, inside), curl(truth, inside)
-    result["curl_ratio"] = result["curl"] / result["curl_true"] if result["curl_true"] > 0 else float("nan")
+    exact = not result["curl_true"] > NO_CURL
+    result["curl_ratio"] = float("nan") if exact else result["curl"] / result["curl_true"]
     result["seam"] = seam(filled, hole, valid)
     return result
