@@ -17,9 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.__main__ import EXTRAS
 from tools import environments
-from tools.environments import ROOT, Environment, SetupError, say
+from tools.environments import ROOT, SetupError, say
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT = 3600
@@ -96,7 +95,7 @@ def main() -> int:
     sides: list[int] = options.sides
     try:
         version, python = environments.main_python()
-        unit = environments.ensure(Environment("tests", python, version, extras=EXTRAS))
+        unit = environments.ensure(environments.for_tests(version, python))
         blender = environments.ensure(environments.blender_environments({version: python})[-1])
         with tempfile.TemporaryDirectory(prefix="normal_inpaint_bench_") as name:
             scratch = Path(name)

@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import environments
-from tools.environments import BLENDERS, ROOT, Environment, SetupError, say
-
-EXTRAS = ("onnx", "torch", "train", "dev")
+from tools.environments import BLENDERS, ROOT, SetupError, say
 
 
 @dataclass
@@ -74,7 +72,7 @@ def main() -> int:
     count = Count()
     try:
         version, python = environments.main_python()
-        unit = environments.ensure(Environment("tests", python, version, extras=EXTRAS))
+        unit = environments.ensure(environments.for_tests(version, python))
         with tempfile.TemporaryDirectory(prefix="normal_inpaint_tests_") as folder:
             reports = Path(folder)
             say(f"Without Blender, on Python {version}:")

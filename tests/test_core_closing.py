@@ -125,7 +125,7 @@ def test_a_hole_no_known_texel_touches_keeps_the_prediction() -> None:
     hole[4:10, 4:10] = True
     known = np.zeros((32, 32), bool)
     known[20:] = True
-    tilted = unit(base + np.float32([0.3, 0, 0]))
+    tilted = unit(base + np.array([0.3, 0, 0], np.float32))
     assert np.allclose(close_smoothly(tilted, base, hole, known, 8.0), tilted[hole], atol=1e-6)
     planes = np.ascontiguousarray(np.moveaxis(tilted, -1, 0))
     assert np.allclose(close_seam(planes, base, hole, known), tilted[hole], atol=1e-6)

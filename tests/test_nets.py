@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the networks need PyTorch")
 
+from blender_normal_inpaint.core.modelcard import default_card_path, load_card  # noqa: E402
 from blender_normal_inpaint.nets import build_generator  # noqa: E402
 
 SMALL: dict[str, Any] = {"kind": "face", "widths": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "heads": 2}
@@ -60,9 +63,12 @@ def test_a_far_texel_reaches_every_hole() -> None:
 
 
 def test_the_bundled_size_fits_the_budget() -> None:
-    generator = build_generator({"kind": "face"})
+    recipe = Path(__file__).resolve().parent.parent / "trainer" / "configs" / "bundled.toml"
+    generator = build_generator(tomllib.loads(recipe.read_text(encoding="utf-8"))["generator"])
     count = sum(p.numel() for p in generator.parameters())
-    assert 4e6 < count < 5e6  # 20 MB a file at four bytes
+    assert 2 * 2 * count < 40e6  # two files at two bytes a parameter
+    card = load_card(default_card_path())
+    assert sum(entry.bytes for entry in card.files.values()) < 40e6
 
 
 def test_every_parameter_learns() -> None:

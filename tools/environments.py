@@ -288,6 +288,11 @@ def main_python() -> tuple[str, Path]:
     )
 
 
+def for_tests(version: str, python: Path) -> Environment:
+    """The environment of tests and benchmarks: the project with all that it can use, but no Blender."""
+    return Environment("tests", python, version, extras=("onnx", "torch", "train", "dev"))
+
+
 def blender_environments(pythons: dict[str, Path]) -> list[Environment]:
     """One environment per Blender that the given Pythons can host, oldest Blender first."""
     return [
