@@ -90,6 +90,15 @@ class RawPixels:
         """Whether alpha is 1 everywhere, so that nothing can have been multiplied by it."""
         return self.channels < 4 or bool((self.buffer[3::4] == 1.0).all())
 
+    def grey(self) -> RawPixels | None:
+        """One channel of an opaque grey image; None if it is coloured or transparent anywhere."""
+        if self.channels != 4 or not self.is_opaque():
+            return None
+        red, green, blue = (self.buffer[channel::4] for channel in range(3))
+        if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+            return None
+        return RawPixels(np.ascontiguousarray(red), self.width, self.height, 1)
+
     def _only_alpha_varies(self) -> bool:
         first = self.buffer[:4]
         alpha = False
@@ -345,4 +354,7 @@ def holds_unsaved_paint(image: bpy.types.Image) -> bool:
 def keep_paint(image: bpy.types.Image, content: bytes) -> None:
     """Pack a mask as a PNG file that holds exactly its pixels; Blender's own packing would take longer."""
     cast(Any, image).pack(data=content, data_len=len(content))
-    image.source = "FILE"
+    if image.source != "FILE":
+        image.source = "FILE"
+    elif not image.filepath:
+        image.reload()  # from what was packed: there is no file. The same pixels, no longer unsaved

@@ -108,6 +108,10 @@ class _State:
     summary: str = ""
     #: The image that the summary is about, as a session's id; 0 for none.
     made: int = 0
+    #: The Image Editors that were switched to it: their areas' addresses, and what they showed before.
+    switched: dict[int, int] = field(default_factory=dict)
+    #: Whether it was gone after the last undo.
+    undone: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 

@@ -43,11 +43,12 @@ _NODE_HEIGHT = 280.0
 
 @dataclass(frozen=True)
 class Place:
-    """A node, found again by ids that survive undo: its material, its group if it is in one, its name."""
+    """An Image Texture node, found again by what survives undo: ids of its tree and its image, its name."""
 
     material: int
     group: int | None
     node: str
+    image: int
 
     def resolve(self) -> tuple[bpy.types.NodeTree, Node] | None:
         """The tree and the node, or None if either is gone."""
@@ -57,8 +58,14 @@ class Place:
         else:
             owner = next((item for item in bpy.data.materials if item.session_uid == self.material), None)
             tree = owner.node_tree if owner is not None else None
-        node = tree.nodes.get(self.node) if tree is not None else None
-        return None if tree is None or node is None else (tree, node)
+        if tree is None:
+            return None
+        node: Node = tree.nodes.get(self.node)
+        if node is None:  # renamed, perhaps
+            textures: list[Node] = [item for item in tree.nodes if item.bl_idname == "ShaderNodeTexImage"]
+            shows = (item for item in textures if item.image and item.image.session_uid == self.image)
+            node = next(shows, None)
+        return None if node is None else (tree, node)
 
 
 @dataclass(frozen=True)
@@ -307,7 +314,7 @@ def _y_axis(rows: list[Row], node: Node) -> str:
 
 def _place(material: bpy.types.Material, node: Node, stack: Stack) -> Place:
     group = stack[-1].node_tree.session_uid if stack else None
-    return Place(material.session_uid, group, node.name)
+    return Place(material.session_uid, group, node.name, node.image.session_uid)
 
 
 def _from_normal_node(material: bpy.types.Material, node: Node, stack: Stack) -> Found | None:

@@ -5,7 +5,7 @@ No postponed annotations here: Blender reads properties from them.
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,18 +125,45 @@ def redraw(*, everything: bool = True) -> None:
                     region.tag_redraw()
 
 
-def show_in_editors(source: int, mask: int, result: bpy.types.Image) -> None:
+def _image_editors() -> Iterator[bpy.types.Area]:
+    for window in bpy.context.window_manager.windows:
+        yield from (area for area in window.screen.areas if area.type == "IMAGE_EDITOR")
+
+
+def show_in_editors(source: int, mask: int, result: bpy.types.Image) -> dict[int, int]:
     """Where an Image Editor shows the source or the mask (sessions' ids), it shows the result from now on.
 
     It then leaves its paint mode: strokes meant for the mask must not go to the result.
+
+    Returns:
+        As `jobs.state.switched`.
     """
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            space: Any = area.spaces.active
-            shown = space.image if area.type == "IMAGE_EDITOR" else None
-            if shown is not None and shown.session_uid in (source, mask):
-                space.image = result
-                space.ui_mode = "VIEW"
+    switched = {}
+    for area in _image_editors():
+        space: Any = area.spaces.active
+        shown = space.image.session_uid if space.image is not None else 0
+        if shown in (source, mask):
+            switched[area.as_pointer()] = shown
+            space.image = result
+            space.ui_mode = "VIEW"
+    return switched
+
+
+def follow_undo() -> None:
+    """Undo empties the editors that showed the result, and redo does not fill them: show what was shown."""
+    images = {item.session_uid: item for item in bpy.data.images}
+    result = images.get(jobs.state.made)
+    came_back = result is not None and jobs.state.undone
+    jobs.state.undone = result is None
+    for area in _image_editors():
+        before = jobs.state.switched.get(area.as_pointer())
+        space: Any = area.spaces.active
+        if before is None:
+            continue
+        if came_back and space.ui_mode == "VIEW":
+            space.image = result
+        elif space.image is None:
+            space.image = images.get(before)
 
 
 class JobOperator:
@@ -289,7 +316,7 @@ class NORMALINPAINT_OT_inpaint(JobOperator, bpy.types.Operator):
             image = task.finish(outcome)
             jobs.state.notices = outcome.notices
             jobs.state.made = image.session_uid
-            show_in_editors(task.source, mask, image)
+            jobs.state.switched = show_in_editors(task.source, mask, image)
             if by_hand:
                 # The next click repairs the result, as it does where the material tells the map.
                 for item in bpy.data.scenes:

@@ -29,6 +29,14 @@ def _after_load(*_: object) -> None:
     jobs.state.error = None
     jobs.state.notices = []
     jobs.state.summary = ""
+    jobs.state.made = 0
+    jobs.state.switched = {}
+
+
+@persistent
+def _after_undo(*_: object) -> None:
+    """Undo and redo change what images there are."""
+    operators.follow_undo()
 
 
 @persistent
@@ -40,7 +48,13 @@ def _before_save(*_: object) -> None:
                 image.pack()
 
 
-_HANDLERS = (("load_pre", _before_load), ("load_post", _after_load), ("save_pre", _before_save))
+_HANDLERS = (
+    ("load_pre", _before_load),
+    ("load_post", _after_load),
+    ("save_pre", _before_save),
+    ("undo_post", _after_undo),
+    ("redo_post", _after_undo),
+)
 
 
 def _drop_handlers() -> None:

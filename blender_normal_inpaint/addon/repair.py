@@ -60,9 +60,7 @@ class Paint:
     @staticmethod
     def of(image: int, raw: images.RawPixels) -> Paint:
         """In the job's thread."""
-        pixels = raw.to_native("uint8")
-        if bool((pixels[..., :1] == pixels[..., 1:3]).all()) and bool((pixels[..., 3:] == 255).all()):
-            pixels = pixels[..., :1]
+        pixels = (raw.grey() or raw).to_native("uint8")
         return Paint(image, png.encode(pixels), zlib.crc32(raw.buffer.data))
 
     def keep(self) -> bool:

@@ -700,13 +700,15 @@ def other_files(work: Path) -> None:
     clear()
 
     # The node goes while the job runs: the work is kept, only not connected.
-    for victim in ("node", "image"):
+    for victim in ("node", "image", "name"):
         tree, texture, node = simple_scene()
         material = bpy.context.view_layer.objects.active.active_material
         task = repair.prepare(material, None, settings().mask, None, repair.Choices())
         outcome = jobs.wait(jobs.begin(task.work))
         if victim == "node":
             tree.nodes.remove(texture)
+        elif victim == "name":
+            texture.name = "renamed meanwhile"
         else:
             bpy.data.images.remove(bpy.data.images["face"])
         image = task.finish(outcome)
@@ -844,6 +846,13 @@ def new_mask(work: Path) -> None:
         write(settings().mask, values)
     inpaint()
     assert bpy.data.images["face_inpainted"].size[0] == WIDTH
+    # The repair packs the paint, grey or coloured, so that an undo cannot lose it.
+    for colour in (1.0, (1.0, 0.9, 0.2)):
+        assert settings().mask.packed_file is not None and not settings().mask.is_dirty
+        assert np.array_equal(np.rint(read(settings().mask)[..., :3] * 255), np.rint(values * 255))
+        values[70:80, 30:50] = colour
+        write(settings().mask, values)
+        inpaint()
 
     # Painting on the model goes to the mask, whatever was painted before.
     paint: Any = bpy.context.scene.tool_settings.image_paint

@@ -85,6 +85,7 @@ def open_tab(area: Any) -> Wait:
     def ready() -> bool:
         with contextlib.suppress(AttributeError, TypeError):
             region.active_panel_category = "Normal Inpaint"
+            region.tag_redraw()
             return True
         return time.monotonic() > end
 
@@ -338,7 +339,22 @@ def stages(check: Check, zip_path: Path, size: int) -> Iterator[Wait]:
     yield lambda: jobs.running() is None
     check.that(jobs.state.error is None, "after a worker's death the next click works")
 
-    # Painted with the brush on the model: an undo of the repair leaves the paint alone.
+    # Painted with the brush on the model: an undo of the repair leaves the paint alone. Beside it an editor
+    # that shows the mask, then the result.
+    with override():
+        bpy.ops.screen.area_split(direction="VERTICAL", factor=0.6)
+    yield pause(0.5)
+    views = [item for item in window().screen.areas if item.type == "VIEW_3D"]
+    beside = min(views, key=lambda item: item.width)
+    main = max(views, key=lambda item: item.width)
+    region = next(item for item in main.regions if item.type == "WINDOW")
+    beside.type = "IMAGE_EDITOR"
+    beside.spaces.active.image = bpy.context.scene.normal_inpaint.mask
+
+    def looked_at() -> str:
+        image = beside.spaces.active.image
+        return "nothing" if image is None else image.name
+
     mask = bpy.context.scene.normal_inpaint.mask
     before_stroke = white_texels(mask)
     with override():
@@ -360,17 +376,21 @@ def stages(check: Check, zip_path: Path, size: int) -> Iterator[Wait]:
     with override():
         check.that(bpy.context.mode == "OBJECT", "a repair ends the painting")
         repaired = fed_by(material).name
+        check.that(looked_at() == repaired, "the Image Editor shows the result")
         bpy.ops.ed.undo()
     yield pause(0.5)
     material = bpy.data.materials["head"]
     check.that(fed_by(material).name == shown, "one undo takes the repair back")
     check.that(white_texels(bpy.context.scene.normal_inpaint.mask) == painted, "and leaves the paint")
+    check.that(looked_at() == "skin_mask", f"the Image Editor shows the mask again ({looked_at()})")
+    check.shot("undone")
     with override():
         bpy.ops.ed.redo()
     yield pause(0.5)
     material = bpy.data.materials["head"]
     check.that(fed_by(material).name == repaired, "redo brings the repair back")
     check.that(white_texels(bpy.context.scene.normal_inpaint.mask) == painted, "with the paint")
+    check.that(looked_at() == repaired, f"and the Image Editor follows ({looked_at()})")
     pid = jobs.state.client.hello.pid
     bpy.ops.preferences.addon_disable(module=MODULE)
     yield pause(1.0)
