@@ -855,13 +855,13 @@ def new_mask(work: Path) -> None:
         inpaint()
 
     # Painting on the model goes to the mask, whatever was painted before.
-    paint: Any = bpy.context.scene.tool_settings.image_paint
+    paint = bpy.context.scene.tool_settings.image_paint
     paint.mode, paint.canvas = "MATERIAL", None
     assert bpy.ops.normal_inpaint.paint_mask() == {"FINISHED"}
-    assert bpy.context.mode == "PAINT_TEXTURE"
+    assert str(bpy.context.mode) == "PAINT_TEXTURE"
     assert paint.mode == "IMAGE" and paint.canvas == settings().mask
     assert bpy.ops.normal_inpaint.paint_mask() == {"FINISHED"}
-    assert bpy.context.mode == "OBJECT"
+    assert str(bpy.context.mode) == "OBJECT"
     settings().mask = None
     fails(bpy.ops.normal_inpaint.paint_mask, "mask")
 
