@@ -76,7 +76,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "worker_died": (
         "The background process ended before the repair was done.",
-        "Try again: a fresh process starts by itself. The log in the details says more.",
+        "Try again: a fresh process starts by itself. The log says more.",
     ),
     "worker_timeout": (
         "The background process did not answer in time and was stopped.",
