@@ -336,3 +336,17 @@ def test_bad_arguments() -> None:
     ):
         with pytest.raises(ValueError):
             add_detail(base, n, mask, m, space, scale, rng)
+
+
+def test_gaps_of_the_layout_leave_no_bald_spots() -> None:
+    """Windows that reach into a flat gap are sources for no place among pores."""
+    truth, hole = _skin(512, 0.0), _hole(512, "blob")
+    y, x = np.mgrid[:512, :512]
+    gap = (np.abs(x - 245) > 150) | (np.abs(y - 256) > 170)
+    truth[gap] = (0.0, 0.0, 1.0)
+    assert not (gap & hole).any()
+    for seed in range(4):
+        filled = _fill(truth, hole, seed=seed)
+        energy = np.square(_laplacian(filled)).sum(-1).reshape(32, 16, 32, 16).mean((1, 3))
+        inside = hole.reshape(32, 16, 32, 16).all((1, 3))
+        assert energy[inside].min() > 0.1 * np.median(energy[inside])

@@ -54,6 +54,8 @@ _CANDIDATES = 64  # windows scored for each patch
 _SAMPLES = 256  # texels of the overlap compared for each of them
 # What is louder than this many times the usual is no texture but a feature: a lid, a lip, a scar, a fold.
 _LOUD = 3.0
+# What is quieter than the usual by more than this is no even texture: a gap of the layout, a smooth lid.
+_BARE = 8.0
 # From one octave to the next lower one, texture hardly grows; a smooth shape, seen through the band's lower
 # flank, grows more than twofold (measured on faces without pores: 2.3 to 2.7; on skin: 0.3 to 1.8).
 _RISE = 2.0
@@ -551,6 +553,7 @@ class _Places:
         normal: (3, h, w) mean low-pass normal.
         bend: (h, w) natural logarithm of how much the low-pass normal changes within the window.
         peak: (h, w) natural logarithm of the mean square detail in the window's loudest cell.
+        lull: (h, w) the same in the quietest cell in it or beside it.
     """
 
     cell: int
@@ -558,12 +561,13 @@ class _Places:
     normal: Floats
     bend: Floats
     peak: Floats
+    lull: Floats
 
     def at(self, r: Ints, c: Ints) -> Floats:
-        """(6, ...) features of windows with their corners at (r, c): energy, normal, bend, peak."""
+        """(7, ...) features of windows with their corners at (r, c): energy, normal, bend, peak, lull."""
         i, j = (r + self.cell // 2) // self.cell, (c + self.cell // 2) // self.cell
         i, j = np.minimum(i, self.energy.shape[0] - 1), np.minimum(j, self.energy.shape[1] - 1)
-        rest = self.bend[i, j][None], self.peak[i, j][None]
+        rest = self.bend[i, j][None], self.peak[i, j][None], self.lull[i, j][None]
         return np.concatenate([self.energy[i, j][None], self.normal[:, i, j], *rest])
 
 
@@ -583,10 +587,10 @@ def _places(scene: _Scene, size: int) -> _Places:
     at_c = (np.arange(w // cell) * cell + cell // 2) // f + 1
     low = _unit(scene.coarse[:3][:, at_r][:, :, at_c])
 
-    def cells(field: Floats) -> list[Floats]:
-        """The 4 x 4 cells (fewer at the far edges) of the window whose corner is each cell."""
-        n = size // cell
-        wide = np.pad(field, ((0, n - 1), (0, n - 1)), mode="edge")
+    def cells(field: Floats, more: int = 0) -> list[Floats]:
+        """The 4 x 4 cells of the window whose corner is each cell, and so many more on each side."""
+        n = size // cell + 2 * more
+        wide = np.pad(field, (more, n - 1 - more), mode="edge")
         return [wide[a : a + field.shape[0], b : b + field.shape[1]] for a in range(n) for b in range(n)]
 
     def window(field: Floats) -> Floats:
@@ -596,7 +600,9 @@ def _places(scene: _Scene, size: int) -> _Places:
     normal = np.stack([window(low[c]) for c in range(3)])
     spread = np.maximum(1 - np.square(normal).sum(0), 0)
     peak = np.log(np.max(cells(mean), axis=0) + 1e-9)
-    return _Places(cell, np.log(window(mean) + 1e-9), normal, np.log(spread + 1e-4), peak)
+    # A window may begin half a cell beside its own, and must not have a bare edge there.
+    lull = np.log(np.min(cells(mean, 1), axis=0) + 1e-9)
+    return _Places(cell, np.log(window(mean) + 1e-9), normal, np.log(spread + 1e-4), peak, lull)
 
 
 def _sources(scene: _Scene, size: int, rng: np.random.Generator) -> tuple[int, Ints, Ints]:
@@ -649,6 +655,9 @@ def _quilt(scene: _Scene, rng: np.random.Generator, watch: _Watch) -> bool:
     src_r, src_c, features = src_r[calm], src_c[calm], features[:, calm]
     # A fold also stands out of its own window; where nothing around tells of one, none is put.
     usual = float(np.quantile(features[5] - features[0], 0.7))
+    # And a window with a bare part (the edge of an island, a smooth lid) would leave a bald spot in pores.
+    whole = features[6] > np.median(skin) - 2 * np.log(_BARE)
+    usual_lull = float(np.quantile((features[0] - features[6])[whole], 0.7)) if whole.any() else np.inf
     # Half a turn keeps the direction of creases; more only where there is little to choose from and no
     # direction.
     turns = 8 if scene.isotropic and len(src_r) < _POOL // 4 else 2
@@ -708,6 +717,7 @@ def _quilt(scene: _Scene, rng: np.random.Generator, watch: _Watch) -> bool:
             unlike += 0.12 * np.abs(features[4][None] - place[4][:, None])
             unlike += 0.25 * far
             unlike += 1.0 * np.maximum(features[5][None] - place[0][:, None] - usual, 0)
+            unlike += 1.0 * np.maximum(place[0][:, None] - features[6][None] - usual_lull, 0)
             m = min(_CANDIDATES, len(src_r))
             lottery = unlike + rng.exponential(0.25, unlike.shape)
             pick = (
