@@ -160,7 +160,10 @@ def wait(job: Job[T], watch: Callable[[float, str], None] | None = None) -> T:
         while not job.join(0.05):
             if watch is not None:
                 watch(*job.progress())
-        return job.result()
+        result = job.result()
+        if watch is not None:  # A quick job ends before it was looked at once.
+            watch(1.0, "Done")
+        return result
     except KeyboardInterrupt:
         job.cancel()
         job.join(_LEAVE)

@@ -786,7 +786,7 @@ def scripting(work: Path) -> None:
     result = api.inpaint(
         "by name", "mask", space="camera", seed=3, progress=lambda *told_: told.append(told_)
     )
-    assert result.name == "by name_inpainted" and told
+    assert result.name == "by name_inpainted" and told[-1] == (1.0, "Done")
     again = api.inpaint("by name", "mask", space="camera", seed=3)
     assert np.array_equal(read(result), read(again)), "the same input gave another result"
     fails(lambda: api.inpaint("nobody", "mask"), "no image")
