@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .files import replacing
 
 #: What decides how a run goes, seen from the checkout's root.
 CODE = ("trainer", "blender_normal_inpaint/core", "blender_normal_inpaint/nets")
@@ -48,20 +48,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: it could not be written, for lack of space say; the checkpoint that was there still is.
     """
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # PyTorch's writer hides the cause in a RuntimeError
-        free = shutil.disk_usage(path.parent).free
-        part.unlink(missing_ok=True)
-        raise OSError(
-            f"{path} could not be written ({free / 2**20:.0f} MiB are free there): {error}. What was there "
-            "before is untouched: make space and run the same command again"
-        ) from error
-    part.replace(path)
+    with replacing(path, "What was there before is untouched") as file:
+        torch.save(state, file)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -48,8 +48,14 @@ class TrainingFailed(RuntimeError):  # noqa: N818  # it is what happened, and re
     """Training cannot go on; the message says why and what to do."""
 
 
-def generator_loss(config: Config, batch: Batch, predicted: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Reconstruction loss of a batch, and its parts for the log."""
+def generator_loss(
+    config: Config, batch: Batch, predicted: Tensor
+) -> tuple[Tensor, dict[str, float], Tensor]:
+    """Reconstruction loss of a batch, its parts for the log, and the repaired maps as they are judged.
+
+    These have their seam closed if the configuration asks for it: a seam would be all that a discriminator
+    ever learns to see.
+    """
     inside = batch.hole * batch.valid
     outside = (1 - batch.hole) * batch.valid
     weight = losses.balanced(inside, config.balance)
@@ -59,17 +65,16 @@ def generator_loss(config: Config, batch: Batch, predicted: Tensor) -> tuple[Ten
     if config.closing > 0:
         answers.append((losses.close_seam(predicted, batch.truth, outside), config.closing))
     for answer, share in answers:
+        composite = batch.composite(answer)
         cosine = losses.cosine(answer, batch.truth, weight)
         chord = losses.chord(answer, batch.truth, weight)
-        slope = losses.gradient(batch.composite(answer), batch.truth, batch.hole, batch.valid)
+        slope = losses.gradient(composite, batch.truth, batch.hole, batch.valid)
         total = total + share * (config.cosine * cosine + config.chord * chord + config.gradient * slope)
         for name, value in (("cosine", cosine), ("chord", chord), ("gradient", slope)):
             parts[name] += share * float(value.detach())
     with torch.no_grad():
-        parts["degrees"] = float(
-            losses.weighted_mean(losses.angle_degrees(answers[-1][0], batch.truth), weight)
-        )
-    return total, parts
+        parts["degrees"] = float(losses.weighted_mean(losses.angle_degrees(answer, batch.truth), weight))
+    return total, parts, composite
 
 
 def learning_rate(stage: Stage, step: int, progress: float, warm_up: int = 100) -> float:
@@ -461,11 +466,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         predicted = self._predict(batch.inputs)
-        loss, parts = generator_loss(config, batch, predicted)
-        shown = predicted
-        if config.closing > 0:  # A seam would be all that the discriminator ever learns to see.
-            shown = losses.close_seam(predicted, batch.truth, (1 - batch.hole) * batch.valid)
-        composite = batch.composite(shown)
+        loss, parts, composite = generator_loss(config, batch, predicted)
         if stage.adversarial > 0 and self.step % config.discriminator_every == 0:
             parts |= self._judge_step(batch, composite)
         if max(stage.adversarial, stage.features, stage.relight, stage.curl) > 0:

@@ -8,7 +8,6 @@ Eight bits cost at most 0.23 degrees, far below what inpainting is measured in, 
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .files import replacing
 
 SPACES = ("tangent", "object", "camera")
 
@@ -50,18 +51,8 @@ class Shard:
             OSError: it could not be written, for lack of space say.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, normals=self.normals, identity=self.identity, space=np.array(self.space))
-        except OSError as error:
-            free = shutil.disk_usage(path.parent).free
-            part.unlink(missing_ok=True)
-            raise OSError(
-                f"{path} could not be written ({free / 2**20:.0f} MiB are free there): {error}. The shards "
-                "before it are kept: make space and run the same command again"
-            ) from error
-        part.replace(path)
+        with replacing(path, "The shards before it are kept") as file:
+            np.savez(file, normals=self.normals, identity=self.identity, space=np.array(self.space))
 
     @classmethod
     def load(cls, path: Path) -> Shard:

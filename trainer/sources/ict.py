@@ -124,15 +124,9 @@ def read_obj(path: Path) -> ObjMesh:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Parts(ObjMesh):
     """The model as both forms hold it; displacements (k, n, 3) are in centimetres."""
 
-    vertices: F32
-    uv: F32
-    faces: I32
-    face_uv: I32
-    face_material: I32
-    materials: list[str]
     identity: F32
     expression: F32
     expression_names: list[str]
