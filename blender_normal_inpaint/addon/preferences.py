@@ -5,6 +5,7 @@ No postponed annotations here: Blender reads properties from them.
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -20,6 +21,19 @@ _ENGINES = (
     ("onnx", "ONNX Runtime", "The bundled engine: works everywhere, on the processor"),
     ("torch", "PyTorch", "Needs a Python with PyTorch, named below; uses its GPU"),
 )
+
+
+def _deadline(name: str, description: str, default: float, longest: float) -> Any:
+    """A property in seconds."""
+    return bpy.props.FloatProperty(
+        name=name,
+        description=description,
+        default=default,
+        min=1.0,
+        max=longest,
+        subtype="TIME_ABSOLUTE",
+        unit="TIME_ABSOLUTE",
+    )
 
 
 class NORMALINPAINT_preferences(bpy.types.AddonPreferences):
@@ -41,32 +55,23 @@ class NORMALINPAINT_preferences(bpy.types.AddonPreferences):
         description="Model card (.json) of other weights, which lie beside it; empty: the bundled network",
         subtype="FILE_PATH",
     )
-    start_timeout: bpy.props.FloatProperty(
-        name="Start Deadline",
-        description="Seconds the engine may take to start before it is stopped",
-        default=60.0,
-        min=1.0,
-        max=3600.0,
-        subtype="TIME_ABSOLUTE",
-        unit="TIME_ABSOLUTE",
+    start_timeout: _deadline(
+        "Start Deadline",
+        "Seconds the engine may take to start before it is stopped",
+        60.0,
+        3600.0,
     )
-    request_timeout: bpy.props.FloatProperty(
-        name="Repair Deadline",
-        description="Seconds the engine may take for one hole before it is stopped",
-        default=600.0,
-        min=1.0,
-        max=86400.0,
-        subtype="TIME_ABSOLUTE",
-        unit="TIME_ABSOLUTE",
+    request_timeout: _deadline(
+        "Repair Deadline",
+        "Seconds the engine may take for one hole before it is stopped",
+        600.0,
+        86400.0,
     )
-    stall_timeout: bpy.props.FloatProperty(
-        name="Silence Deadline",
-        description="Seconds the engine may work without reporting any progress before it is stopped",
-        default=180.0,
-        min=1.0,
-        max=86400.0,
-        subtype="TIME_ABSOLUTE",
-        unit="TIME_ABSOLUTE",
+    stall_timeout: _deadline(
+        "Silence Deadline",
+        "Seconds the engine may work without reporting any progress before it is stopped",
+        180.0,
+        86400.0,
     )
 
     def draw(self, context: bpy.types.Context) -> None:
