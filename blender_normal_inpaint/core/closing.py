@@ -29,9 +29,7 @@ def close_smoothly(
 ) -> FloatArray:
     """The prediction in the hole, changed so that it meets the known texels in level and slope.
 
-    The prediction's error at known texels is continued into the hole (`tension.extend`) and added. Slopes
-    among pores say nothing about the shape: of a rough error only its blurred part is continued with its
-    slope, the rest by its level alone (`harmonic.extend`).
+    The prediction's error at known texels is continued into the hole (see `continued`) and added.
 
     Args:
         predicted: float32 (h, w, 3), unit, at known texels too.
@@ -43,6 +41,27 @@ def close_smoothly(
     Returns:
         float32 (n, 3), unit: the texels of the hole in reading order.
     """
+    return unit(predicted[unknown] + continued(normals - predicted, unknown, known, reach))
+
+
+def continued(
+    values: FloatArray, unknown: BoolArray, known: BoolArray, reach: float, steps: int = tension.STEPS
+) -> FloatArray:
+    """Values at known texels, continued into a hole with level and slope (`tension.extend`).
+
+    Slopes among pores say nothing about the shape: of rough values only the blurred part is continued with
+    its slope, the rest by its level alone (`harmonic.extend`).
+
+    Args:
+        values: float32 (h, w, c); those at known texels near the hole matter.
+        unknown: bool (h, w), the hole.
+        known: bool (h, w), known texels; neither is a wall.
+        reach: in texels, how far the slope leads.
+        steps: of the solver on each grid, at most.
+
+    Returns:
+        float32 (n, c): the texels of the hole in reading order; zero where nothing known can reach.
+    """
     y, x = np.nonzero(unknown)
     margin = round(4 * BLUR)
     box = (
@@ -50,16 +69,15 @@ def close_smoothly(
         slice(max(0, int(x.min()) - margin), int(x.max()) + margin + 1),
     )
     unknown, known = unknown[box], known[box]
-    error = np.ascontiguousarray(np.moveaxis(normals[box] - predicted[box], -1, 0)) * known
-    blur = BLUR * float(np.clip((_roughness(error, known, unknown) - SMOOTH) / (ROUGH - SMOOTH), 0, 1))
+    planes = np.ascontiguousarray(np.moveaxis(values[box] * known[..., None], -1, 0))
+    blur = BLUR * float(np.clip((_roughness(planes, known, unknown) - SMOOTH) / (ROUGH - SMOOTH), 0, 1))
     if blur < 0.3:
-        change = tension.extend(error, known, unknown, reach)
+        result = tension.extend(planes, known, unknown, reach, steps)
     else:
-        shape = _blurred(error, known, blur)
-        change = tension.extend(shape, known, unknown, reach)
-        change += harmonic.extend(error - shape, harmonic.border_of(unknown, known), unknown)
-    inside = predicted[y, x] + change[:, unknown].T
-    return unit(np.ascontiguousarray(inside))
+        shape = _blurred(planes, known, blur)
+        result = tension.extend(shape, known, unknown, reach, steps)
+        result += harmonic.extend(planes - shape, harmonic.border_of(unknown, known), unknown)
+    return np.ascontiguousarray(result[:, unknown].T)
 
 
 def _roughness(error: FloatArray, known: BoolArray, unknown: BoolArray) -> float:
