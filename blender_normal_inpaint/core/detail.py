@@ -39,12 +39,13 @@ _CUT = 0.65
 _OCTAVES = 3
 _WIDEST = 26.0
 # Detail that is not the true one adds its own error to the one of leaving it out: at full strength sqrt(2)
-# times it. These strengths, by the hole's mean width in texels and measured on procedural skin, keep the mean
-# angular error below 1.35 times the smooth fill's: good in lines; strands are joined to their borders.
-_STRENGTHS = ((3.0, 6.0, 9.0, 64.0), (0.94, 0.9, 0.86, 0.98))
-# Holes without an interior to measure: share of each band that is left to the detail; the low-pass's standard
-# deviation as a share of the hole's width, and its least, in texels. Set by strands' error and strength.
-_THIN = (1.0, 0.3, 0.0, 0.0)
+# times it. A tenth less is not seen, and keeps the mean angular error on procedural skin below 1.35 times the
+# smooth fill's. By the hole's mean width in texels.
+_STRENGTHS = ((16.0, 48.0), (0.865, 0.93))
+# Holes without an interior to measure: share of each band that is left to the detail, by the hole's mean
+# width in texels; the low-pass's standard deviation as a share of the width, and its least, in texels. Set so
+# that each octave of procedural skin keeps about four fifths of its strength, under the same bound.
+_THIN = ((4.0, 8.0, 16.0), ((1.0, 1.0, 1.0), (0.4, 0.65, 0.95), (0.15, 0.35, 0.75), (0.0, 0.1, 0.6)))
 _THIN_CUT = 0.28
 _THINNEST_CUT = 1.4
 _PATCHES = (128, 96, 64, 32, 16, 8)
@@ -289,7 +290,8 @@ def _split(
     """Take the known texels around the hole apart; None if there are too few or they have no detail."""
     # The base meets the known texels, so in a thin hole it has their waves down to about the hole's own
     # width.
-    cut = min(_CUT * scale, max(_THINNEST_CUT, _THIN_CUT * _thickness(area)))
+    width_of_hole = _thickness(area)
+    cut = min(_CUT * scale, max(_THINNEST_CUT, _THIN_CUT * width_of_hole))
     step = 1
     while step * 2.5 * _CUT <= cut and step < 16:
         step *= 2
@@ -331,7 +333,7 @@ def _split(
         composite = np.einsum("ij,jhw->ihw", turn, composite, optimize=True).astype(np.float32)
         coarse = np.einsum("ij,jhw->ihw", turn, coarse, optimize=True).astype(np.float32)
     low, strength, widest = _shaped_low_pass(
-        coarse, coarse_weight, coarse_known, cut / step, octaves, step > 1
+        coarse, coarse_weight, coarse_known, cut / step, octaves, step > 1, width_of_hole
     )
     if strength == 0:
         return None
@@ -384,7 +386,7 @@ def _turn_to_front(coarse: Floats, weight: Floats) -> Floats | None:
 
 
 def _shaped_low_pass(
-    coarse: Floats, weight: Floats, known: Floats, cut: float, octaves: int, coarser: bool
+    coarse: Floats, weight: Floats, known: Floats, cut: float, octaves: int, coarser: bool, width: float
 ) -> tuple[Floats, float, float]:
     """The shape under the detail: a low-pass whose response leaves to the detail what the base lacks.
 
@@ -395,6 +397,7 @@ def _shaped_low_pass(
         cut: Standard deviation of the first low-pass, in coarse texels.
         octaves: Number of octaves below it that may be left to the detail.
         coarser: True if `coarse` is not native: then the base has nothing of the finest band.
+        width: Mean width of the hole in native texels.
 
     Returns:
         (4, h, w) low-pass and share of known texels; strength of the finest band, 0 on a smooth surface;
@@ -447,7 +450,7 @@ def _shaped_low_pass(
         elif k == 0 and coarser:
             gains.append(1.0)
         elif not inside.any():
-            gains.append(_THIN[min(k, 3)])
+            gains.append(float(np.interp(width, _THIN[0], _THIN[1][min(k, 3)])))
         else:
             expected = _pull_push(amplitudes[k] * outside, outside)[inside]
             # Lids and lips beside the hole tell nothing of the skin's texture in it.
