@@ -13,7 +13,7 @@ import pytest
 for _name in ("cv2", "scipy", "torch", "embreex", "onnxruntime"):
     pytest.importorskip(_name, reason="evaluation needs it")
 
-from trainer import baselines, evaluate, metrics  # noqa: E402
+from trainer import baselines, evaluate, metrics, sheets  # noqa: E402
 from trainer.metrics import angular, curl, detail_ratio, measure, octave_ratios, psnr, seam, ssim_map  # noqa: E402
 from trainer.sources.skin import noise, skin_map, slopes_to_normals  # noqa: E402
 
@@ -196,6 +196,24 @@ def test_evaluation_measures_methods_by_family_and_reports(tmp_path: Path) -> No
         assert word in text
     assert json.loads((tmp_path / "table.json").read_text())["Object space"]["flat"]["half"]["mean"] > 0
     assert (tmp_path / "sheets" / "flat_blob.png").exists()
+
+
+def test_a_large_map_is_shown_small_and_a_part_of_it_as_it_is() -> None:
+    size, side = 1200, sheets.CLOSE_UP
+    truth = np.zeros((size, size, 3), np.float32)
+    truth[..., 2] = 1
+    truth[::2, :, 0], truth[::2, :, 2] = 0.6, 0.8  # stripes that only a part at full size can show
+    hole = np.zeros((size, size), bool)
+    hole[:, 700:] = True
+    valid = np.ones_like(hole)
+    whole, part = sheets.rows_of(truth, hole, valid, truth)
+    assert whole.shape == part.shape == (side, 7 * side, 3)
+    stripes = [np.abs(np.diff(tile[:, 2 * side : 3 * side, 0], axis=0)).mean() for tile in (whole, part)]
+    assert stripes[0] < 0.15 < stripes[1]
+    # The border of the hole runs through the part.
+    shares = [tile[:, side : 2 * side].mean() for tile in (whole, part)]
+    assert shares == pytest.approx([500 / 1200, 0.5], abs=0.01)
+    assert len(sheets.rows_of(truth[:96, :96], hole[:96, :96], valid[:96, :96], truth[:96, :96])) == 1
 
 
 def test_the_shipped_path_knows_the_space_of_a_case() -> None:

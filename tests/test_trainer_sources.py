@@ -316,6 +316,20 @@ def test_skin_is_a_surface_and_varies() -> None:
     assert np.array_equal(maps[2], skin.skin_map(np.random.default_rng(2), 96))
 
 
+def test_skin_of_a_large_map_is_no_coarser() -> None:
+    def waves(heights: Any) -> float:
+        """Mean frequency along a row, in waves per texel, of the steps between texels."""
+        power = np.abs(np.fft.rfft(np.diff(heights, axis=1), axis=1)) ** 2
+        return float((power * np.fft.rfftfreq(heights.shape[1] - 1)).sum() / power.sum())
+
+    for seed in (1, 2):
+        usual, large, magnified = (
+            waves(skin.pores(np.random.default_rng(seed), size, across))
+            for size, across in ((96, 1.0), (384, 4.0), (384, 1.0))
+        )
+        assert magnified < 0.7 * usual < 0.9 * large
+
+
 def test_residual_of_a_smooth_surface_is_flat_skin(tiny: IctModel) -> None:
     """Where base and surface agree, only the skin is left; where they do not, the form is."""
     flat = np.zeros((64, 64, 3), np.float32)

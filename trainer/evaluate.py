@@ -180,13 +180,14 @@ def tangent_cases(
         seed: of the set.
     """
     cases = []
+    across = max(1.0, size / 512)
     for number in range(count):
         rng = person_rng("skin", "test", FIRST_PERSON + number, seed)
         if number % 2 == 0:
-            truth, valid = skin_map(rng, size), np.ones((size, size), np.bool_)
+            truth, valid = skin_map(rng, size, across), np.ones((size, size), np.bool_)
         else:
             normals, valid = layout(rng)
-            truth = residual_map(rng, normals, valid)
+            truth = residual_map(rng, normals, valid, across)
         kind = "face" if number % 2 else "skin"
         cases += masked(f"{kind} {number}", "tangent", truth, valid, (seed, 78, number))
     return cases
@@ -275,7 +276,7 @@ def evaluate(
                 filled = method(case)
                 measures.append(measure(filled, case.truth, case.hole, case.valid))
                 if len(rows) < 6:
-                    rows.append(sheets.row(case.truth, case.hole, case.valid, filled))
+                    rows += sheets.rows_of(case.truth, case.hole, case.valid, filled)
             table[name][family] = mean_of(measures)
             if sheet_folder is not None:
                 sheets.write(sheet_folder / f"{name}_{family}.png".replace(" ", "_"), rows)

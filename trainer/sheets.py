@@ -19,6 +19,8 @@ RAKING = np.array([0.75, 0.35, 0.56], np.float32) / np.linalg.norm([0.75, 0.35, 
 COLUMNS = ("damaged", "mask", "result", "truth", "error 0-30 deg", "relit result", "relit truth")
 #: Smaller tiles are enlarged, texel by texel, to at least this.
 LEAST_TILE = 128
+#: Side of the two tiles, the whole and a part, in which a large map is shown.
+CLOSE_UP = 512
 
 
 def relight(normals: F32, valid: Bool, light: NDArray[np.floating] = RAKING) -> F32:
@@ -59,6 +61,31 @@ def row(truth: F32, hole: Bool, valid: Bool, filled: F32) -> F32:
         ],
         axis=1,
     )
+
+
+def rows_of(truth: F32, hole: Bool, valid: Bool, filled: F32) -> list[F32]:
+    """A map's rows: one, or of a map larger than 1024 texels the whole made smaller and a part as it is."""
+    size = truth.shape[0]
+    if size <= 1024:
+        return [row(truth, hole, valid, filled)]
+    side = CLOSE_UP
+    result = np.where((hole & valid)[..., None], filled, truth)
+
+    def shrunk(field: NDArray[np.floating]) -> F32:
+        return np.asarray(cv2.resize(field, (side, side), interpolation=cv2.INTER_AREA), np.float32)
+
+    small = [shrunk(n * valid[..., None]) for n in (truth, result)]
+    small = [n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-6) for n in small]
+    flags = [shrunk(f.astype(np.float32)) >= 0.5 for f in (hole, valid)]
+    # Where the hole's border runs through the middle.
+    share = cv2.boxFilter((hole & valid).astype(np.float32), -1, (side, side), borderType=cv2.BORDER_CONSTANT)
+    inner = share[side // 2 : size - side // 2 + 1, side // 2 : size - side // 2 + 1]
+    top, left = np.unravel_index(int(np.argmin(np.abs(inner - 0.5))), inner.shape)
+    part = slice(int(top), int(top) + side), slice(int(left), int(left) + side)
+    return [
+        row(small[0], flags[0], flags[1], small[1]),
+        row(truth[part], hole[part], valid[part], filled[part]),
+    ]
 
 
 def _captions(columns: Sequence[str], width: int) -> F32:

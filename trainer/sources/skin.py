@@ -34,14 +34,18 @@ def noise(rng: np.random.Generator, size: int, low: float, high: float, falloff:
 
 
 def _cells(
-    rng: np.random.Generator, size: int, count: float, stretch: float, angle: float
+    rng: np.random.Generator, size: int, count: float, across: float, stretch: float, angle: float
 ) -> tuple[F64, F64, NDArray[np.intp]]:
-    """Distances to the two nearest of jittered points (in cell widths), and the nearest point's number."""
+    """Distances to the two nearest of jittered points (in cell widths), and the nearest point's number.
+
+    There are `count` points along each of `across` patches.
+    """
+    count *= across
     side = int(np.ceil(count * 1.8)) + 2
     grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
     points = grid + rng.uniform(0, 1, grid.shape)
     y, x = np.mgrid[:size, :size] / size * count - count / 2
-    warp = noise(rng, size, 1, 5), noise(rng, size, 1, 5)
+    warp = noise(rng, size, across, 5 * across), noise(rng, size, across, 5 * across)
     x, y = x + 0.3 * warp[0], y + 0.3 * warp[1]
     u = (x * np.cos(angle) + y * np.sin(angle)) * np.sqrt(stretch)
     v = (-x * np.sin(angle) + y * np.cos(angle)) / np.sqrt(stretch)
@@ -54,37 +58,43 @@ def _cells(
     )
 
 
-def pores(rng: np.random.Generator, size: int) -> F64:
+def pores(rng: np.random.Generator, size: int, across: float) -> F64:
     """Small pits, each of its own depth."""
-    near, _, index = _cells(rng, size, rng.uniform(12, 60), rng.uniform(1, 1.6), rng.uniform(0, np.pi))
+    near, _, index = _cells(
+        rng, size, rng.uniform(12, 60), across, rng.uniform(1, 1.6), rng.uniform(0, np.pi)
+    )
     depth = rng.gamma(2.0, 0.5, index.max() + 1)[index]
     return np.asarray(-depth * np.exp(-((near / rng.uniform(0.18, 0.4)) ** 2)))
 
 
-def creases(rng: np.random.Generator, size: int) -> F64:
+def creases(rng: np.random.Generator, size: int, across: float) -> F64:
     """The fine net of lines that divides skin into facets."""
-    near, far, index = _cells(rng, size, rng.uniform(10, 50), rng.uniform(1, 2.5), rng.uniform(0, np.pi))
+    near, far, index = _cells(
+        rng, size, rng.uniform(10, 50), across, rng.uniform(1, 2.5), rng.uniform(0, np.pi)
+    )
     bump = rng.normal(0, 0.15, index.max() + 1)[index]
     return np.asarray(bump - np.exp(-(far - near) / rng.uniform(0.08, 0.25)))
 
 
-def wrinkles(rng: np.random.Generator, size: int) -> F64:
+def wrinkles(rng: np.random.Generator, size: int, across: float) -> F64:
     """Long folds that run side by side, deeper here than there."""
     angle = rng.uniform(0, np.pi)
-    y, x = np.mgrid[:size, :size] / size
-    across = x * np.cos(angle) + y * np.sin(angle)
-    across = across + 0.06 * rng.uniform(0.3, 2) * noise(rng, size, 1, 4)
-    across = across + 0.01 * rng.uniform(0, 2) * noise(rng, size, 4, 16)
-    wave = np.abs(np.sin(np.pi * across * rng.uniform(2, 14) + rng.uniform(0, 6)))
-    depth = np.clip(0.5 + noise(rng, size, 1, 3), 0, None)
+    y, x = np.mgrid[:size, :size] / size * across
+    place = x * np.cos(angle) + y * np.sin(angle)
+    place = place + 0.06 * rng.uniform(0.3, 2) * noise(rng, size, across, 4 * across)
+    place = place + 0.01 * rng.uniform(0, 2) * noise(rng, size, 4 * across, 16 * across)
+    wave = np.abs(np.sin(np.pi * place * rng.uniform(2, 14) + rng.uniform(0, 6)))
+    depth = np.clip(0.5 + noise(rng, size, across, 3 * across), 0, None)
     return np.asarray(-depth * np.exp(-wave / rng.uniform(0.1, 0.4)))
 
 
-def stubble(rng: np.random.Generator, size: int) -> F64:
+def stubble(rng: np.random.Generator, size: int, across: float) -> F64:
     """Short hairs or bumps that lean one way."""
-    near, _, index = _cells(rng, size, rng.uniform(18, 60), rng.uniform(1.5, 5), rng.uniform(0, np.pi))
+    near, _, index = _cells(
+        rng, size, rng.uniform(18, 60), across, rng.uniform(1.5, 5), rng.uniform(0, np.pi)
+    )
     there = (rng.random(index.max() + 1) < rng.uniform(0.3, 0.9))[index]
-    patch = np.clip(0.6 + 0.7 * noise(rng, size, 1, 3), 0, 1)
+    patch = np.clip(0.6 + 0.7 * noise(rng, size, across, 3 * across), 0, 1)
     return np.asarray(there * patch * np.exp(-((near / rng.uniform(0.2, 0.4)) ** 2)))
 
 
@@ -100,8 +110,15 @@ def scar(rng: np.random.Generator, size: int) -> F64:
     return np.asarray(body * rng.choice([-1.0, 1.0]))
 
 
-def height(rng: np.random.Generator, size: int) -> F64:
-    """Draw a skin height field; the unit is arbitrary, slopes are scaled later."""
+def height(rng: np.random.Generator, size: int, across: float = 1.0) -> F64:
+    """Draw a skin height field (size, size); the unit is arbitrary, slopes are scaled later.
+
+    Args:
+        rng: decides.
+        size: side.
+        across: how many patches of skin the side spans; one has some dozens of pores along its side. With
+            `size / 512` a large map has pores as many texels wide as one of 512 texels has.
+    """
     total = np.zeros((size, size))
 
     def add(field: F64, weight: float) -> None:
@@ -110,16 +127,16 @@ def height(rng: np.random.Generator, size: int) -> F64:
             total[...] += weight * field / slope
 
     if rng.random() < 0.75:
-        add(pores(rng, size), rng.uniform(0.2, 1))
+        add(pores(rng, size, across), rng.uniform(0.2, 1))
     if rng.random() < 0.65:
-        add(creases(rng, size), rng.uniform(0.2, 1))
+        add(creases(rng, size, across), rng.uniform(0.2, 1))
     if rng.random() < 0.4:
-        add(wrinkles(rng, size), rng.uniform(0.3, 1.4))
+        add(wrinkles(rng, size, across), rng.uniform(0.3, 1.4))
     if rng.random() < 0.2:
-        add(stubble(rng, size), rng.uniform(0.2, 1))
+        add(stubble(rng, size, across), rng.uniform(0.2, 1))
     if rng.random() < 0.12:
         add(scar(rng, size), rng.uniform(0.5, 1.5))
-    add(noise(rng, size, 1, size / 4, rng.uniform(1.5, 2.5)), rng.uniform(0.2, 1.2))
+    add(noise(rng, size, across, size / 4, rng.uniform(1.5, 2.5)), rng.uniform(0.2, 1.2))
     if rng.random() < 0.5:
         add(noise(rng, size, size / 16, size / 2, rng.uniform(0, 1)), rng.uniform(0.02, 0.25))
     return total
@@ -131,9 +148,9 @@ def slopes_to_normals(right: F64, up: F64) -> F32:
     return np.asarray(n / np.linalg.norm(n, axis=-1, keepdims=True), dtype=np.float32)
 
 
-def skin_slopes(rng: np.random.Generator, size: int) -> tuple[F64, F64]:
-    """Slopes to the right and upwards (size, size) of drawn skin, from faint to rough."""
-    field = height(rng, size)
+def skin_slopes(rng: np.random.Generator, size: int, across: float = 1.0) -> tuple[F64, F64]:
+    """Slopes to the right and upwards (size, size) of drawn skin, from faint to rough; see `height`."""
+    field = height(rng, size, across)
     down, right = np.gradient(field)
     scale = np.exp(rng.uniform(np.log(0.02), np.log(0.3))) / max(float(np.hypot(right, down).std()), 1e-9)
     return right * scale, -down * scale
@@ -184,12 +201,12 @@ def bump_of(right: F64, up: F64, width: float, texel: float, skin: Bool | None =
     return bump
 
 
-def skin_map(rng: np.random.Generator, size: int) -> F32:
-    """A tangent-space map (size, size, 3) of skin alone."""
-    return slopes_to_normals(*skin_slopes(rng, size))
+def skin_map(rng: np.random.Generator, size: int, across: float = 1.0) -> F32:
+    """A tangent-space map (size, size, 3) of skin alone; see `height`."""
+    return slopes_to_normals(*skin_slopes(rng, size, across))
 
 
-def residual_map(rng: np.random.Generator, normals: F32, valid: Bool) -> F32:
+def residual_map(rng: np.random.Generator, normals: F32, valid: Bool, across: float = 1.0) -> F32:
     """A tangent-space map from an object-space map: what a smoother base mesh leaves to its normal map.
 
     The base's normals are the blurred map; the shortest turn that brings each to +z is applied to the map.
@@ -199,6 +216,7 @@ def residual_map(rng: np.random.Generator, normals: F32, valid: Bool) -> F32:
         rng: decides the smoothness of the base and the skin.
         normals: (s, s, 3) object-space unit normals, zero off the surface.
         valid: (s, s) surface.
+        across: how many patches of skin the side spans, see `height`.
 
     Returns:
         (s, s, 3) unit normals, zero off the surface.
@@ -213,7 +231,7 @@ def residual_map(rng: np.random.Generator, normals: F32, valid: Bool) -> F32:
     dot = (axis * normals).sum(axis=-1, keepdims=True)
     turned = normals * bz[..., None] + np.cross(axis, normals) + axis * dot / (1 + bz[..., None])
     z = np.maximum(turned[..., 2], 0.15)
-    right, up = skin_slopes(rng, size)
+    right, up = skin_slopes(rng, size, across)
     strength = rng.uniform(0.0, 1.0)
     out = slopes_to_normals(
         np.clip(-turned[..., 0] / z, -3, 3) + strength * right,
