@@ -22,6 +22,7 @@ import build_addon
 from blender_normal_inpaint.addon import png
 from blender_normal_inpaint.addon.depth import FileFormat, sniff_bytes, sniff_file
 from blender_normal_inpaint.core.files import read_map, write_map
+from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def models(tmp_path: Path) -> Path:
         "version": "0",
         "created": "2026-01-01",
         "spaces": ["tangent", "object", "camera"],
-        "input_channels": ["nx", "ny", "nz", "hole", "valid", "is_tangent", "is_object", "is_camera"],
+        "input_channels": list(INPUT_CHANNELS),
         "working_size": 64,
         "size_multiple": 8,
         "generator": {},

@@ -7,6 +7,7 @@ from synthetic import FakeEngine, disc, sphere_normals, wavy_normals
 from blender_normal_inpaint.core import fill, resample
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import Cancelled, InpaintError
+from blender_normal_inpaint.core.guess import first_guess
 from blender_normal_inpaint.core.normals import angular_error, mirror, unit
 
 
@@ -32,13 +33,20 @@ def test_prepare_batch_is_the_channel_layout():
     hole = disc(8, 9, 4, 4, 2)
     valid = np.ones((8, 9), bool)
     valid[:, 0] = False
-    batch = fill.prepare_batch(normals, hole, valid, "object")
-    assert batch.shape == (8, 8, 9) and batch.dtype == np.float32
+    guess, _ = first_guess(normals, hole & valid, valid, "object")
+    batch = fill.prepare_batch(normals, hole, valid, "object", guess)
+    assert batch.shape == (11, 8, 9) and batch.dtype == np.float32
     known = valid & ~hole
     assert np.array_equal(batch[:3][:, known], normals[known].T)
     assert not batch[:3][:, ~known].any()
     assert np.array_equal(batch[3], hole & valid) and np.array_equal(batch[4], valid)
-    assert [float(layer.mean()) for layer in batch[5:]] == [0, 1, 0]
+    assert [float(layer.mean()) for layer in batch[5:8]] == [0, 1, 0]
+    guess = batch[8:]
+    assert np.array_equal(guess[:, known], normals[known].T) and not guess[:, ~valid].any()
+    # Waves go on into the hole: near what is hidden, and of unit length.
+    inside = guess[:, hole & valid].T
+    assert np.abs(np.linalg.norm(inside, axis=-1) - 1).max() < 1e-5
+    assert angular_error(inside, normals[hole & valid]).mean() < 10
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (97, 131), (300, 40), (33, 257), (512, 512), (16, 16)])

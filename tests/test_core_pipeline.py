@@ -93,6 +93,29 @@ def test_same_seed_same_texels_and_another_seed_other_pores():
     assert (first != other)[mask].any() and np.array_equal(first[~mask], other[~mask])
 
 
+def bumps(side: int, wave: float, rng) -> np.ndarray:
+    """A tangent-space map of bumps about so many texels long, float32 (side, side, 3)."""
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]) * wave
+    spectrum = np.fft.rfft2(rng.normal(size=(side, side))) * ((frequency > 0.7) & (frequency < 1.4))
+    up, right = np.gradient(np.fft.irfft2(spectrum, (side, side)))
+    slopes = np.stack([-right, up], axis=-1) * (0.15 / right.std())
+    return normals.unit(np.concatenate([slopes, np.ones((side, side, 1))], axis=-1).astype(np.float32))
+
+
+@pytest.mark.parametrize("wave", [12, 32, 64])
+def test_bumps_of_every_size_go_on_in_a_large_map(wave: int):
+    """Neither the network, which sees a map of 128 texels, nor patches of native texels have them all."""
+    side = 1536
+    truth = bumps(side, wave, np.random.default_rng(wave))
+    mask = disc(side, side, 700, 800, 330)
+    pixels = truth * np.float32(0.5) + np.float32(0.5)
+    result = repair(pixels, mask, options=Options(seed=2))
+    filled = normals.unit(result.pixels * np.float32(2) - np.float32(1))
+    deep = disc(side, side, 700, 800, 200)
+    assert 0.7 < filled[deep][:, :2].std() / truth[deep][:, :2].std() < 1.2
+    assert np.array_equal(result.pixels[~mask], pixels[~mask])
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (17, 400), (333, 64), (64, 64)])
 def test_small_and_odd_sizes(shape: tuple[int, int]):
     pixels = normals.encode(wavy_normals(*shape), Encoding(), np.uint8)

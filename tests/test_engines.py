@@ -17,6 +17,7 @@ import pytest
 
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.fill import prepare_batch
+from blender_normal_inpaint.core.guess import first_guess
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, default_card_path, load_card
 from blender_normal_inpaint.worker import engines
 from blender_normal_inpaint.worker.engines import (
@@ -89,7 +90,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Model:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             net,
-            (torch.zeros(1, 8, 32, 32),),
+            (torch.zeros(1, len(INPUT_CHANNELS), 32, 32),),
             str(folder / "tiny.onnx"),
             dynamo=False,
             input_names=["crop"],
@@ -116,7 +117,9 @@ def make_batch(count: int = 1, height: int = 48, width: int = 64) -> np.ndarray:
         normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
         hole = np.zeros((height, width), bool)
         hole[10:30, 20:40] = True
-        batch.append(prepare_batch(normals, hole, np.ones_like(hole), ("tangent", "camera")[index % 2]))
+        valid, space = np.ones_like(hole), ("tangent", "camera")[index % 2]
+        guess, _ = first_guess(normals, hole, valid, space)
+        batch.append(prepare_batch(normals, hole, valid, space, guess))
     return np.stack(batch)
 
 
@@ -160,7 +163,7 @@ def test_a_weight_file_stands_for_its_card(made: Model) -> None:
 
 @pytest.mark.parametrize(
     "batch",
-    [np.zeros((1, 7, 32, 32)), np.zeros((8, 32, 32)), np.zeros((1, 8, 30, 32)), np.zeros((0, 8, 32, 32))],
+    [np.zeros((1, 7, 32, 32)), np.zeros((11, 32, 32)), np.zeros((1, 11, 30, 32)), np.zeros((0, 11, 32, 32))],
 )
 def test_a_batch_of_another_shape_is_the_callers_mistake(made: Model, batch: np.ndarray) -> None:
     for kind in ("onnx", "torch"):

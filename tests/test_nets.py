@@ -11,14 +11,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the networks need PyTorch")
 
-from blender_normal_inpaint.core.modelcard import default_card_path, load_card  # noqa: E402
+from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, default_card_path, load_card  # noqa: E402
 from blender_normal_inpaint.nets import build_generator  # noqa: E402
 
 SMALL: dict[str, Any] = {"kind": "face", "widths": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "heads": 2}
 
 
 def _crops(n: int, h: int, w: int, seed: int = 0) -> Any:
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 8, h, w)).astype(np.float32))
+    return torch.from_numpy(
+        np.random.default_rng(seed).normal(size=(n, len(INPUT_CHANNELS), h, w)).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_settings_are_checked(data: Path, tmp_path: Path) -> None:
 def test_without_the_mask_channel_a_network_cannot_tell_where_the_hole_is(kind: str) -> None:
     torch.manual_seed(0)
     shape = OURS if kind == "face" else {"width": 4}
-    crops = torch.randn(1, 8, 64, 64)
+    crops = torch.randn(1, 11, 64, 64)
     crops[:, :5, 20:40, 20:40] = 0
     crops[:, 3], crops[:, 4] = 0, 1
     crops[:, 4, 20:40, 20:40] = 0

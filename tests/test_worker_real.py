@@ -37,7 +37,7 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="uses a shell script 
 def write_graph(path: Path) -> None:
     """A network by hand: the blurred known normals, leaning towards the viewer, at unit length."""
     helper, kinds = onnx.helper, onnx.TensorProto
-    kernel = np.zeros((3, 8, 9, 9), np.float32)
+    kernel = np.zeros((3, len(INPUT_CHANNELS), 9, 9), np.float32)
     kernel[range(3), range(3)] = 1 / 81
     constants = {
         "kernel": kernel,
@@ -52,7 +52,7 @@ def write_graph(path: Path) -> None:
     graph = helper.make_graph(
         nodes,
         "by_hand",
-        [helper.make_tensor_value_info("crop", kinds.FLOAT, ["n", 8, "h", "w"])],
+        [helper.make_tensor_value_info("crop", kinds.FLOAT, ["n", len(INPUT_CHANNELS), "h", "w"])],
         [helper.make_tensor_value_info("normals", kinds.FLOAT, ["n", 3, "h", "w"])],
         [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )

@@ -49,7 +49,7 @@ def draw_moves(rng: np.random.Generator, count: int, space: str, zoom: tuple[flo
     angle = np.where(any_angle, rng.uniform(-np.pi, np.pi, count), rng.normal(0, 0.15, count))
     scale = np.exp(rng.uniform(np.log(zoom[0]), np.log(zoom[1]), count))
     reach = np.maximum(0.0, 1 - 1 / scale)[:, None] + 0.04
-    turn = rng.normal(0, 0.15, count) if space == "object" else angle
+    turn = rng.normal(0, 0.06, count) if space == "object" else angle
     return Moves(
         angle.astype(np.float32),
         scale.astype(np.float32),

@@ -16,9 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from blender_normal_inpaint.core.fill import prepare_batch
+from blender_normal_inpaint.core.guess import first_guess
+
 from .augment import apply_moves, draw_moves
 from .masks import draw_mask
 from .shards import SPACES, Shard
+
+#: Steps of the solver for a guess: near the one that the extension makes, in a third of the time.
+GUESS_STEPS = 30
 
 
 @dataclass
@@ -26,7 +32,7 @@ class Batch:
     """One training batch.
 
     Attributes:
-        inputs: (n, 8, s, s) the network's input.
+        inputs: (n, 11, s, s) the network's input.
         truth: (n, 3, s, s) unit normals, zero off the surface.
         hole: (n, 1, s, s) 1 where the map is hidden.
         valid: (n, 1, s, s) 1 on the surface, as it really is.
@@ -46,16 +52,23 @@ class Batch:
         return torch.where(self.hole > 0, predicted, self.truth) * self.valid
 
 
-def build_inputs(
-    truth: Tensor, hole: Tensor, valid: Tensor, shown_valid: Tensor, spaces: list[str]
-) -> Tensor:
-    """Build the 8 input channels: known normals, hole, valid, and one-hot space."""
-    known = valid * (1 - hole)
-    n, _, h, w = truth.shape
-    onehot = torch.zeros(n, 3, 1, 1)
+def build_inputs(truth: Tensor, hole: Tensor, shown_valid: Tensor, spaces: Sequence[str]) -> Tensor:
+    """The network's inputs, (n, channels, s, s), by the code that makes them for the extension.
+
+    Args:
+        truth: (n, 3, s, s) unit normals, zero off the surface.
+        hole: (n, 1, s, s) what is hidden.
+        shown_valid: (n, 1, s, s) what the network is told is surface: outside the hole the truth.
+        spaces: of each map.
+    """
+    batch = []
     for i, space in enumerate(spaces):
-        onehot[i, SPACES.index(space)] = 1
-    return torch.cat([truth * known, hole, shown_valid, onehot.expand(n, 3, h, w)], dim=1)
+        shown = shown_valid[i, 0].numpy() > 0
+        hidden = shown & (hole[i, 0].numpy() > 0)
+        normals = truth[i].permute(1, 2, 0).numpy()
+        guess, _ = first_guess(normals, hidden, shown, space, steps=GUESS_STEPS)
+        batch.append(prepare_batch(normals, hidden, shown, space, guess))
+    return torch.from_numpy(np.stack(batch))
 
 
 def shrink(normals: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
@@ -207,7 +220,7 @@ class ShardSet:
         hole = torch.from_numpy(np.stack(holes)).float().unsqueeze(1)
         told = torch.from_numpy((rng.random(count) < known_valid).astype(np.float32)).reshape(-1, 1, 1, 1)
         shown = torch.maximum(valid, hole * (1 - told))
-        return Batch(build_inputs(truth, hole, valid, shown, spaces), truth, hole, valid)
+        return Batch(build_inputs(truth, hole, shown, spaces), truth, hole, valid)
 
     def _group(self, rng: np.random.Generator, space: str, n: int) -> list[list[NDArray[np.uint8]]]:
         """Draw n maps of a space, in lists of equal size of map."""

@@ -20,8 +20,8 @@ REACH = 1.4
 #: Roughness (see `_roughness`) of a difference that is all shape, and of one that is all pores.
 SMOOTH, ROUGH = 0.5, 1.0
 
-#: Deviation, in texels, of the Gaussian that parts shape from pores in a difference that is all pores.
-BLUR = 3.0
+#: How far around a hole its surroundings are looked at, in texels.
+MARGIN = 12
 
 
 def close_smoothly(
@@ -49,8 +49,8 @@ def continued(
 ) -> FloatArray:
     """Values at known texels, continued into a hole with level and slope (`tension.extend`).
 
-    Slopes among pores say nothing about the shape: of rough values only the blurred part is continued with
-    its slope, the rest by its level alone (`harmonic.extend`).
+    Slopes among pores say nothing about the shape: the rougher the values, the more by their level alone
+    (`harmonic.extend`).
 
     Args:
         values: float32 (h, w, c); those at known texels near the hole matter.
@@ -63,20 +63,18 @@ def continued(
         float32 (n, c): the texels of the hole in reading order; zero where nothing known can reach.
     """
     y, x = np.nonzero(unknown)
-    margin = round(4 * BLUR)
     box = (
-        slice(max(0, int(y.min()) - margin), int(y.max()) + margin + 1),
-        slice(max(0, int(x.min()) - margin), int(x.max()) + margin + 1),
+        slice(max(0, int(y.min()) - MARGIN), int(y.max()) + MARGIN + 1),
+        slice(max(0, int(x.min()) - MARGIN), int(x.max()) + MARGIN + 1),
     )
     unknown, known = unknown[box], known[box]
     planes = np.ascontiguousarray(np.moveaxis(values[box] * known[..., None], -1, 0))
-    blur = BLUR * float(np.clip((_roughness(planes, known, unknown) - SMOOTH) / (ROUGH - SMOOTH), 0, 1))
-    if blur < 0.3:
-        result = tension.extend(planes, known, unknown, reach, steps)
-    else:
-        shape = _blurred(planes, known, blur)
-        result = tension.extend(shape, known, unknown, reach, steps)
-        result += harmonic.extend(planes - shape, harmonic.border_of(unknown, known), unknown)
+    rough = np.float32(np.clip((_roughness(planes, known, unknown) - SMOOTH) / (ROUGH - SMOOTH), 0, 1))
+    result: FloatArray = np.zeros(planes.shape, np.float32)
+    if rough < 1:
+        result += (1 - rough) * tension.extend(planes, known, unknown, reach, steps)
+    if rough > 0:
+        result += rough * harmonic.extend(planes, harmonic.border_of(unknown, known), unknown)
     return np.ascontiguousarray(result[:, unknown].T)
 
 
@@ -100,28 +98,6 @@ def _roughness(error: FloatArray, known: BoolArray, unknown: BoolArray) -> float
     laplacian = np.sqrt(((up + down + left + right - 4 * here) ** 2).sum(axis=0))
     gradient = 0.5 * np.sqrt(((down - up) ** 2).sum(axis=0) + ((right - left) ** 2).sum(axis=0))
     return float(np.median(laplacian) / max(float(np.median(gradient)), 1e-7))
-
-
-def _blurred(planes: FloatArray, known: BoolArray, deviation: float) -> FloatArray:
-    """Gaussian means of planes (c, h, w) over known texels, at known texels; zero elsewhere.
-
-    A normalised convolution: H. Knutsson and C.-F. Westin, CVPR 1993.
-    """
-    radius = round(3 * deviation)
-    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2).astype(np.float32)
-    stack = np.concatenate([planes * known, known[None].astype(np.float32)])
-    for axis in (1, 2):
-        padding = [(0, 0), (0, 0), (0, 0)]
-        padding[axis] = (radius, radius)
-        padded = np.pad(stack, padding)
-        size = stack.shape[axis]
-        total = np.zeros_like(stack)
-        for k, tap in enumerate(taps):
-            part = padded[:, k : k + size] if axis == 1 else padded[:, :, k : k + size]
-            total += tap * part
-        stack = total
-    result: FloatArray = stack[:-1] / np.maximum(stack[-1], 1e-6) * known
-    return result
 
 
 def close_seam(

@@ -37,7 +37,8 @@ class Wide:
 
     Each texel stands for `step` x `step` texels of the map. `top` and `left` say where its first texel
     begins, in texels of the crop (so zero or negative where it reaches further out). Arrays as in
-    `Crop`, of another size. Its `hole` may hold holes that the crop does not show or will not fill.
+    `Crop`, of another size. Its `hole` may hold holes that the crop does not show or will not fill. `seed`
+    decides the detail that is seen at this size, for all crops alike.
     """
 
     normals: FloatArray
@@ -46,6 +47,7 @@ class Wide:
     step: int
     top: int
     left: int
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Crop:
         """Everything that is not an array, as values that JSON can carry."""
         wide = None
         if self.wide is not None:
-            wide = {"step": self.wide.step, "top": self.wide.top, "left": self.wide.left}
+            wide = {key: getattr(self.wide, key) for key in ("step", "top", "left", "seed")}
         return {"space": self.space, "seed": self.seed, "detail": self.detail, "wide": wide}
 
     @staticmethod
@@ -100,6 +102,7 @@ class Crop:
                 step=int(place["step"]),
                 top=int(place["top"]),
                 left=int(place["left"]),
+                seed=int(place["seed"]),
             )
         return Crop(
             normals=arrays["normals"],
@@ -128,7 +131,7 @@ class Engine(Protocol):
         """The card of the loaded weights."""
 
     def run(self, batch: FloatArray) -> FloatArray:
-        """Predict normals: float32 (N, 8, H, W) to float32 (N, 3, H, W), unit along axis 1.
+        """Predict normals: float32 (N, 11, H, W) to float32 (N, 3, H, W), unit along axis 1.
 
         H and W are multiples of `card.size_multiple`.
         """

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .closing import REACH, close_seam, close_smoothly
+from .detail import add_detail
 from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled, InpaintError
-from .modelcard import SPACES
+from .guess import first_guess
+from .modelcard import GUESS, INPUT_CHANNELS, SPACES
 from .normals import unit
-from .resample import block_sum, classify, enlarge, shrink, spread
+from .resample import block_sum, classify, enlarge, mean_directions, shrink, spread
 
 #: A context larger than this is first averaged in whole blocks, which is cheaper and hardly differs.
 _LARGE = 1024
@@ -22,7 +26,9 @@ _LARGE = 1024
 _UNIT_SLACK = 0.02
 
 
-def prepare_batch(normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str) -> FloatArray:
+def prepare_batch(
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str, guess: FloatArray
+) -> FloatArray:
     """The network's input; the one home of its channel layout (`modelcard.INPUT_CHANNELS`).
 
     Args:
@@ -30,16 +36,18 @@ def prepare_batch(normals: FloatArray, hole: BoolArray, valid: BoolArray, space:
         hole: bool (h, w), what to fill.
         valid: bool (h, w), where there is a surface.
         space: "tangent", "object" or "camera".
+        guess: float32 (h, w, 3), see `guess.first_guess`.
 
     Returns:
-        float32 (8, h, w): normals where known and zero elsewhere, hole, valid, one-hot space.
+        float32 (11, h, w): normals where known and zero elsewhere, hole, valid, one-hot space, the guess.
     """
-    batch = np.zeros((8, *hole.shape), np.float32)
+    batch = np.zeros((len(INPUT_CHANNELS), *hole.shape), np.float32)
     known = valid & ~hole
     np.multiply(np.moveaxis(normals, -1, 0), known, out=batch[:3])
     batch[3] = hole & valid
     batch[4] = valid
     batch[5 + SPACES.index(space)] = 1
+    batch[GUESS:] = np.moveaxis(guess, -1, 0)
     return batch
 
 
@@ -49,7 +57,8 @@ class _Context:
 
     `field` is float32 (h, w, 3). A place p on the crop's axis (texel centres at whole numbers) lies at
     (p + 0.5 - top) * h / tall - 0.5 on the grid's axis; likewise across. `coarseness` is how many texels of
-    the crop one texel of the network's grid stands for.
+    the crop one texel stands for of the finest grid on which detail has been seen so far, or else the
+    network's.
     """
 
     field: FloatArray
@@ -80,7 +89,7 @@ def _check_crop(crop: Crop) -> None:
 
 
 def _run(engine: Engine, batch: FloatArray) -> FloatArray:
-    """The network's answer, checked: float32 (8, h, w) to (h, w, 3), unit.
+    """The network's answer, checked: float32 (11, h, w) to (h, w, 3), unit.
 
     It is asked twice, about the map and about its mirror image, and the mean direction is taken: the two
     answers err differently, so their mean errs less (measured on held-out heads: 3 % less in large holes).
@@ -98,9 +107,9 @@ def _run(engine: Engine, batch: FloatArray) -> FloatArray:
 
 
 def _mirrored(planes: FloatArray) -> FloatArray:
-    """Planes (c, h, w) seen in a mirror: columns reversed, and x, the first plane, negated."""
+    """Planes (c, h, w) seen in a mirror: columns reversed, and the x of normals and guess negated."""
     result = planes[:, :, ::-1].copy()
-    result[0] *= -1
+    result[[i for i in (0, GUESS) if i < len(result)]] *= -1
     return result
 
 
@@ -114,10 +123,10 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
     """Run the network on the crop's context and close the seam on its own grid."""
     if crop.wide is None:
         normals, hole, valid = crop.normals, crop.hole & crop.valid, crop.valid
-        step, top, left = 1, 0, 0
+        step, top, left, seed = 1, 0, 0, crop.seed
     else:
         normals, hole, valid = crop.wide.normals, crop.wide.hole & crop.wide.valid, crop.wide.valid
-        step, top, left = crop.wide.step, crop.wide.top, crop.wide.left
+        step, top, left, seed = crop.wide.step, crop.wide.top, crop.wide.left, crop.wide.seed
     if not (valid & ~hole).any():
         raise InpaintError("no_context")
     tall, broad = hole.shape[0] * step, hole.shape[1] * step
@@ -130,8 +139,11 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         counts = block_sum(known, block), block_sum(hole, block)
         normals, hole, valid = classify(vectors, *counts, area)
         tall, broad = hole.shape[0] * block * step, hole.shape[1] * block * step
-    field, scale = _shape(normals, hole, valid, crop.space, engine)
-    return _Context(field, top, left, tall, broad, max(1.0, tall / hole.shape[0] / scale))
+    # Detail between the network's texels and the context's is seen on the context's grid alone.
+    coarse = block * step > 1 and crop.detail
+    field, scale = _shape(normals, hole, valid, crop.space, engine, seed if coarse else None)
+    texels = tall / hole.shape[0]
+    return _Context(field, top, left, tall, broad, texels if coarse else max(1.0, texels / scale))
 
 
 #: The last context of each engine and its shape: neighbouring crops of one map share their context.
@@ -139,7 +151,7 @@ _last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray]] = weakref.Wea
 
 
 def _shape(
-    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str, engine: Engine
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str, engine: Engine, seed: int | None
 ) -> tuple[FloatArray, float]:
     """A context with its holes filled.
 
@@ -149,6 +161,7 @@ def _shape(
         valid: bool (h, w), holes lie within.
         space: of the vectors.
         engine: the network.
+        seed: of the detail that the holes get at this size; None for none.
 
     Returns:
         float32 (h, w, 3): the known normals, the closed prediction, and harmless values off the surface,
@@ -156,7 +169,7 @@ def _shape(
     """
     card = engine.card
     scale = min(1.0, card.working_size / max(hole.shape))
-    digest = hashlib.sha256(f"{space} {hole.shape}".encode())
+    digest = hashlib.sha256(f"{space} {hole.shape} {seed}".encode())
     for array in (normals, hole, valid):
         digest.update(np.ascontiguousarray(array).data)
     remembered = _last.get(engine)
@@ -166,22 +179,34 @@ def _shape(
     width = max(1, round(hole.shape[1] * scale))
     multiple = card.size_multiple
     side = min(card.working_size, -(-max(height, width) // multiple) * multiple)
+    # Guessed where all that is known is seen. At the network's size a texel that is hidden in part has the
+    # mean of its known part, which lies beside its middle; with the guess it has the mean of the whole.
+    guess, sure = first_guess(normals, hole & valid, valid, space, scale)
+    normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
     small_normals, small_hole, small_valid = shrink(normals, hole, valid, height, width)
     if not (small_valid & ~small_hole).any():
         raise InpaintError("no_context")
+    small_guess = mean_directions(guess, height, width) * small_valid[..., None]
+    guessed = small_guess.any(axis=-1, keepdims=True)
+    small_normals = np.where(guessed, small_guess, small_normals)
     rows, columns = _letterbox(height, side), _letterbox(width, side)
-    boxed_normals = np.zeros((side, side, 3), np.float32)
-    boxed_hole = np.zeros((side, side), np.bool_)
-    boxed_valid = np.zeros((side, side), np.bool_)
-    boxed_normals[rows, columns] = small_normals
-    boxed_hole[rows, columns] = small_hole
-    boxed_valid[rows, columns] = small_valid
-    answer = _run(engine, prepare_batch(boxed_normals, boxed_hole, boxed_valid, space))[rows, columns]
+
+    def boxed(field: NDArray[Any]) -> NDArray[Any]:
+        result = np.zeros((side, side, *field.shape[2:]), field.dtype)
+        result[rows, columns] = field
+        return result
+
+    layers = boxed(small_normals), boxed(small_hole), boxed(small_valid)
+    answer = _run(engine, prepare_batch(*layers, space, boxed(small_guess)))[rows, columns]
+    # What the network changed is brought to the context's grid, not its answer: the guess is sharper there.
+    change = spread(answer - small_guess, small_valid)
+    predicted = unit(guess + _resized(change, hole.shape))
     known = valid & ~hole
-    predicted = unit(_resized(spread(answer, small_valid), hole.shape))
     field = np.where(known[..., None], normals, predicted)
     if hole.any():
         field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
+        if seed is not None:
+            field = add_detail(field, normals, hole, valid, space, 1 / scale, np.random.default_rng(seed))
     field = spread(field, valid)
     _last[engine] = (digest.digest(), field)
     return field, scale
@@ -249,8 +274,6 @@ def fill_crop(
     del planes
     _stop_if(cancel)
     if crop.detail:
-        from .detail import add_detail
-
         progress(0.6, "Continuing the detail")
 
         def detail_progress(fraction: float, text: str) -> None:

@@ -12,7 +12,13 @@ from typing import Any
 from .errors import InpaintError
 
 #: The one channel layout that `core.fill.prepare_batch` produces.
-INPUT_CHANNELS = ("nx", "ny", "nz", "hole", "valid", "is_tangent", "is_object", "is_camera")
+INPUT_CHANNELS = (
+    *("nx", "ny", "nz", "hole", "valid", "is_tangent", "is_object", "is_camera"),
+    *("guess_x", "guess_y", "guess_z"),
+)
+
+#: The first channel of the guess.
+GUESS = INPUT_CHANNELS.index("guess_x")
 
 #: The spaces in the order of their one-hot input channels.
 SPACES = ("tangent", "object", "camera")

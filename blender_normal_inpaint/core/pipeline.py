@@ -392,7 +392,7 @@ def inpaint(
         constant_z = _constant_z(pixels, surface & ~hole)
     job = _Job(pixels, encoding, hole.copy(), surface, pixels.copy(), constant_z)
     steps = planning.plan(hole, surface, encoding.space)
-    contexts = _Contexts(_Job(pixels, encoding, hole, surface, pixels, None))
+    contexts = _Contexts(_Job(pixels, encoding, hole, surface, pixels, None), options.seed & 0x7FFFFFFF)
     total = sum(step.crop.height * step.crop.width for step in steps)
     hole_texels = int(np.count_nonzero(hole))
     done = 0
@@ -430,8 +430,9 @@ class _Contexts:
     one hole the same story.
     """
 
-    def __init__(self, source: _Job) -> None:
+    def __init__(self, source: _Job, seed: int) -> None:
         self._source = source
+        self._seed = seed
         self._box: tuple[Box, int] | None = None
         self._last: Wide | None = None
 
@@ -453,4 +454,4 @@ class _Contexts:
             self._box = (context, step)
         last = self._last
         place = context.top - region.crop.top, context.left - region.crop.left
-        return Wide(last.normals, last.hole, last.valid, step, *place)
+        return Wide(last.normals, last.hole, last.valid, step, *place, self._seed)

@@ -125,6 +125,20 @@ def shrink(
     return classify(np.ascontiguousarray(np.moveaxis(small[:3], 0, -1)), small[3], small[4], area)
 
 
+def mean_directions(field: FloatArray, height: int, width: int) -> FloatArray:
+    """Vectors (h, w, 3) at a smaller size: the directions of their area means, zero where those vanish."""
+    if field.shape[:2] == (height, width):
+        return field
+    rows = _area_weights(field.shape[0], height)
+    columns = _area_weights(field.shape[1], width)
+    means = np.matmul(np.matmul(rows, np.moveaxis(field, -1, 0)), columns.T)
+    area = np.outer(rows.sum(axis=1), columns.sum(axis=1)).astype(np.float32)
+    length = np.sqrt((means * means).sum(axis=0))
+    means /= np.maximum(length, 1e-6)
+    means *= length > 1e-3 * area
+    return np.ascontiguousarray(np.moveaxis(means, 0, -1))
+
+
 def _cubic_weights(positions: NDArray[np.float64], length: int) -> FloatArray:
     """float32 (len(positions), length): Catmull-Rom weights, the border texel repeated outside.
 

@@ -15,7 +15,7 @@ def build_generator(config: dict[str, Any]) -> nn.Module:
         config: `kind` and the keyword arguments of that kind's class.
 
     Returns:
-        A module that maps (N, 8, H, W) float32 to (N, 3, H, W) unit vectors.
+        A module that maps (N, 11, H, W) float32 to (N, 3, H, W) unit vectors.
 
     Raises:
         ValueError: the kind is not known.

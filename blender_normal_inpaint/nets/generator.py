@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-INPUT_CHANNELS = 8
+INPUT_CHANNELS = 11
 
 
 def unit_normalise(vectors: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -115,6 +115,9 @@ class _Up(nn.Module):
 class FaceGenerator(nn.Module):
     """U-Net behind a space-to-depth stem, with dilated convolutions and attention at its coarsest grid.
 
+    It improves on the first guess: what it answers is added to the guess under a weight of its own making,
+    for each texel, so that what a smooth continuation already does well needs no learning.
+
     The stem folds 2x2 texels into channels, so that no convolution runs at full size and 512 x 512 stays
     quick on a laptop's CPU. Sides must be multiples of 16.
 
@@ -157,6 +160,7 @@ class FaceGenerator(nn.Module):
         self.up_a = _Up(b, a)
         self.after_a = nn.Sequential(*(_Residual(a) for _ in range(depths[0])))
         self.head = _conv(a, 12, gain=0.1)
+        self.gate = _conv(a, 4, gain=0.1)
         # The four texels of a cell start alike, and towards the viewer: no checkerboard at the start.
         with torch.no_grad():
             self.head.weight.copy_(self.head.weight[::4].repeat_interleave(4, dim=0))
@@ -164,10 +168,11 @@ class FaceGenerator(nn.Module):
             self.head.bias[8:] = 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 8, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
-        if not self.mask_channel:
+        """Map (N, 11, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
+        if not self.mask_channel:  # Nor may the guess, which is made with the mask, tell.
             hole, valid = x[:, 3:4], x[:, 4:5]
-            x = torch.cat([x[:, :3], torch.zeros_like(hole), valid * (1 - hole), x[:, 5:]], dim=1)
+            known = valid * (1 - hole)
+            x = torch.cat([x[:, :3], torch.zeros_like(hole), known, x[:, 5:8], x[:, :3]], dim=1)
         a = self.down_a(self.stem(functional.pixel_unshuffle(x, 2)))
         b = self.down_b(self.to_b(_act(a)))
         c = self.down_c(self.to_c(_act(b)))
@@ -177,6 +182,7 @@ class FaceGenerator(nn.Module):
         a = self.after_a(self.up_a(_act(b), a))
         # In mixed precision the length is still computed in full.
         out = functional.pixel_shuffle(self.head(_act(a)), 2).float()
+        out = out + functional.pixel_shuffle(self.gate(_act(a)), 2).float() * x[:, 8:]
         # Where the raw output is nearly zero, at a fold, epsilon leaves it short; the second pass mends that
         # and still has a finite gradient.
         return unit_normalise(unit_normalise(out))

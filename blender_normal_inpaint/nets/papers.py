@@ -61,7 +61,7 @@ class _PaperGenerator(nn.Module):
         self.head = nn.ConvTranspose2d(inputs, 3, 4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 8, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
+        """Map (N, 11, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
         x = x[:, :4] if self.mask_channel else x[:, :3]
         features: list[Tensor] = []
         for layer in self.down:

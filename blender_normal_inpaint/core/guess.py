@@ -1,0 +1,66 @@
+"""The first guess that the network sees in a hole, and improves on: what is known, continued."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import tension
+from .closing import continued
+from .engine import BoolArray, FloatArray
+from .normals import unit
+from .symmetry import mirror_image
+
+#: How far slopes lead, in texels of the network's grid. Measured on held-out heads at 160 texels: 4 is better
+#: than 1.4 in thin holes (lines 3.81 and 4.03 degrees) and in large ones; more gains nothing.
+REACH = 4.0
+
+#: A mirror image that is less unlike the map than this is believed. Measured on eight held-out heads'
+#: layouts (0.002 to 0.023): what it brings is 2.8 to 7.2 degrees off where one side is hidden, what the
+#: network makes of it 7.5 to 11.9.
+SURE = 0.03
+
+
+def first_guess(
+    normals: FloatArray,
+    hole: BoolArray,
+    valid: BoolArray,
+    space: str,
+    scale: float = 1.0,
+    steps: int = tension.STEPS,
+) -> tuple[FloatArray, BoolArray]:
+    """Continue the known texels into the hole, level and slope, and the other half of a UV layout with them.
+
+    Args:
+        normals: float32 (h, w, 3), unit at known texels, finite everywhere.
+        hole: bool (h, w), within valid.
+        valid: bool (h, w), where there is a surface.
+        space: "tangent", "object" or "camera". In camera space the other half is left alone, for a head
+            hardly ever looks straight into the camera.
+        scale: texels of the network's grid for one of these.
+        steps: of the solver, at most.
+
+    Returns:
+        float32 (h, w, 3): the known normals, the guess in the hole (unit, or zero where nothing known can
+        reach), zero off the surface; and bool (h, w), texels of the hole where the other half tells so well
+        that it is more than a guess.
+    """
+    known = valid & ~hole
+    result: FloatArray = normals * known[..., None]
+    unknown = hole & valid
+    sure = np.zeros(hole.shape, np.bool_)
+    if not unknown.any() or not known.any():
+        return result, sure
+    if space != "camera":
+        image, seen, unlikeness = mirror_image(normals, hole, valid, space)
+        there = unknown & seen
+        if there.any():
+            change = continued(normals - image, there, known & seen, REACH / scale, steps)
+            result[there] = unit(image[there] + change)
+            known, unknown = known | there, unknown & ~there
+            if unlikeness < SURE:
+                sure = there
+    if unknown.any():
+        guess = continued(result, unknown, known, REACH / scale, steps)
+        length = np.linalg.norm(guess, axis=-1, keepdims=True)
+        result[unknown] = guess / np.maximum(length, 1e-6) * (length > 1e-3)
+    return result, sure

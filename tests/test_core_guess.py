@@ -1,0 +1,62 @@
+"""The first guess: known texels as they are, level and slope continued, the other half of a layout."""
+
+from __future__ import annotations
+
+import numpy as np
+from synthetic import disc, sphere_normals
+from test_core_symmetry import layout
+
+from blender_normal_inpaint.core.guess import SURE, first_guess
+from blender_normal_inpaint.core.normals import angular_error
+from blender_normal_inpaint.core.symmetry import LIKE, mirror_image
+
+
+def test_a_ball_goes_on_with_its_slope() -> None:
+    truth, valid = sphere_normals(128, 128)
+    hole = disc(128, 128, 60, 70, 14) & valid
+    spoiled = np.where(hole[..., None], np.float32(5), truth)
+    guess, sure = first_guess(spoiled, hole, valid, "camera")
+    assert not sure.any()
+    assert guess.dtype == np.float32
+    assert np.array_equal(guess[valid & ~hole], truth[valid & ~hole]) and not guess[~valid].any()
+    assert np.abs(np.linalg.norm(guess[hole], axis=-1) - 1).max() < 1e-5
+    # A continuation of the level alone is 3 degrees off.
+    assert angular_error(guess, truth)[hole].mean() < 1
+
+
+def test_the_other_half_of_a_layout_is_used_where_it_is_better() -> None:
+    truth = layout(160)
+    hole = disc(160, 160, 62, 112, 24)  # a whole bump
+    valid = np.ones_like(hole)
+    alone, _ = first_guess(truth, hole, valid, "camera")
+    helped, sure = first_guess(truth, hole, valid, "object")
+    assert np.array_equal(sure, hole)
+    assert angular_error(helped, truth)[hole].mean() < 0.2 * angular_error(alone, truth)[hole].mean()
+
+
+def test_what_nothing_known_reaches_has_no_guess() -> None:
+    truth, valid = sphere_normals(64, 64)
+    valid = np.zeros_like(valid)
+    valid[10:30, 10:30] = valid[40:60, 40:60] = True
+    hole = valid.copy()
+    hole[10:30, 10:20] = False
+    guess, _ = first_guess(truth, hole, valid, "camera")
+    assert not guess[40:60, 40:60].any() and guess[10:30, 20:30].any()
+    assert not first_guess(truth, valid, valid, "object")[0].any()
+    whole, _ = first_guess(truth, np.zeros_like(valid), valid, "object")
+    assert np.array_equal(whole, truth * valid[..., None])
+
+
+def test_a_mirror_image_that_differs_is_a_guess_and_no_more() -> None:
+    """Bumps of one side alone: the mirror image still counts, but the network is asked."""
+    truth = layout(160)
+    y, x = np.mgrid[:160, :160] / 160 - 0.5
+    dent = 2.0 * np.exp(-((x + 0.25) ** 2 + (y - 0.1) ** 2) / 0.01)
+    truth[..., 0] += dent * (x + 0.25) / 0.1
+    truth[..., 1] -= dent * (y - 0.1) / 0.1
+    truth /= np.linalg.norm(truth, axis=-1, keepdims=True)
+    hole = disc(160, 160, 40, 112, 20)
+    _, seen, unlikeness = mirror_image(truth, hole, np.ones_like(hole), "object")
+    assert seen[hole].all() and SURE < unlikeness < LIKE
+    _, sure = first_guess(truth, hole, np.ones_like(hole), "object")
+    assert not sure.any()
