@@ -57,6 +57,16 @@ def test_a_hidden_half_comes_from_the_other(size: int, down: float, across: floa
     assert np.median(error) < 3 and np.quantile(error, 0.9) < 12
 
 
+@pytest.mark.parametrize("shape", [(509, 401), (160, 131), (37, 53)])
+def test_any_size_has_its_axis(shape: tuple[int, int]) -> None:
+    height, width = shape
+    truth = layout(max(shape))[-height:, -width:]  # the axis is not the middle
+    hole = disc(height, width, height * 0.4, width * 0.6, 0.12 * min(shape))
+    image, seen, unlikeness = mirror_image(truth, hole, np.ones_like(hole), "object")
+    assert image.shape == truth.shape and seen.shape == shape and unlikeness < 0.03
+    assert seen[hole].mean() > 0.9 and np.median(angular_error(image, truth)[hole & seen]) < 3
+
+
 def test_the_vectors_own_axes_may_be_turned() -> None:
     turn = 0.1
     cos, sin = np.cos(turn), np.sin(turn)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .engine import BoolArray, FloatArray
 from .resample import block_sum
 
-#: Side, in texels, of the grid on which mirror images are compared, at least.
+#: Side, in texels, of the grid on which mirror images are compared, about.
 GRID = 40
 
 #: Turns of the mirror image that are tried, in radians: twice the lean of a face's axis.
@@ -55,8 +55,13 @@ def mirror_image(
     nowhere = np.zeros(normals.shape, np.float32), np.zeros(hole.shape, np.bool_), 1.0
     if not known.any():
         return nowhere
-    block = next(b for b in range(max(1, max(hole.shape) // GRID), 0, -1) if b == 1 or _fits(hole.shape, b))
-    here = _grid(normals * known[..., None], known, ~valid, block)
+    height, width = hole.shape
+    block = max(1, max(height, width) // GRID)
+    # Whole blocks: what is added at the end is neither known nor empty.
+    more = (0, -height % block), (0, -width % block)
+    vectors = np.pad(normals * known[..., None], (*more, (0, 0)))
+    known, empty = np.pad(known, more), np.pad(~valid, more)
+    here = _grid(vectors, known, empty, block)
     there = here[:, ::-1] * np.array([-1, 1, 1, 1, 1], np.float32)
     found = _axis(here, there, space)
     if found is None:
@@ -71,18 +76,14 @@ def mirror_image(
     if unlikeness > LIKE:
         return nowhere
     # The mirror image at full size.
-    layers = np.concatenate([normals * known[..., None], known[..., None]], axis=-1, dtype=np.float32)
+    layers = np.concatenate([vectors, known[..., None]], axis=-1, dtype=np.float32)
     layers = layers[:, ::-1] * np.array([-1, 1, 1, 1], np.float32)
-    moved = _moved(layers, turn, down * block, across * block, space)
+    moved = _moved(layers, turn, down * block, across * block, space)[:height, :width]
     vectors = moved[..., :3] @ rotation.T
     length = np.sqrt(np.einsum("ijk,ijk->ij", vectors, vectors))
     seen: BoolArray = (moved[..., 3] >= 0.5) & (length > 0.1)
     guide = vectors / np.maximum(length, 1e-6)[..., None] * seen[..., None]
     return np.ascontiguousarray(guide, dtype=np.float32), seen, unlikeness
-
-
-def _fits(shape: tuple[int, ...], block: int) -> bool:
-    return shape[0] % block == 0 and shape[1] % block == 0
 
 
 def _grid(vectors: FloatArray, known: BoolArray, empty: BoolArray, block: int) -> FloatArray:
