@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from .engine import BoolArray, FloatArray
 from .resample import block_sum
 
-#: Side, in texels, of the grid on which mirror images are compared, about.
-GRID = 40
+#: Sides, in texels, of the finest and the coarsest grid on which mirror images are compared.
+GRID = (64, 40)
 
 #: Turns of the mirror image that are tried, in radians: twice the lean of a face's axis.
 TURNS = np.linspace(-0.48, 0.48, 7)
@@ -56,8 +56,9 @@ def mirror_image(
     if not known.any():
         return nowhere
     height, width = hole.shape
-    block = max(1, max(height, width) // GRID)
-    # Whole blocks: what is added at the end is neither known nor empty.
+    finest, coarsest = (max(1, max(height, width) // side) for side in GRID)
+    block = min(range(finest, coarsest + 1), key=lambda b: (-height % b + -width % b, -b))
+    # Whole blocks: what is added at the end is neither known nor empty, and should be little.
     more = (0, -height % block), (0, -width % block)
     vectors = np.pad(normals * known[..., None], (*more, (0, 0)))
     known, empty = np.pad(known, more), np.pad(~valid, more)
