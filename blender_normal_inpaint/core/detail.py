@@ -552,7 +552,7 @@ class _Places:
 
     Attributes:
         cell: Texels per cell.
-        energy: (h, w) natural logarithm of the mean square detail, continued into the hole.
+        energy: (h, w) natural logarithm of the mean square detail, without features, continued into the hole.
         normal: (3, h, w) mean low-pass normal.
         bend: (h, w) natural logarithm of how much the low-pass normal changes within the window.
         peak: (h, w) natural logarithm of the mean square detail in the window's loudest cell.
@@ -583,7 +583,12 @@ def _places(scene: _Scene, size: int) -> _Places:
     energy = _shrink(d.real * d.real + d.imag * d.imag, cell)
     share = _shrink(scene.known[:h, :w].astype(np.float32), cell)
     energy = (energy / np.maximum(share, 1e-6)).astype(np.float32)
-    mean = _pull_push(energy, np.where(share > 0.3, np.float32(1), np.float32(0)))
+    there = share > 0.3
+    mean = _pull_push(energy, there.astype(np.float32))
+    # A lip or a lid beside the hole does not make its skin rough: what is continued is the calm cells alone.
+    skin = energy[there & (energy > _FLAT**2)]
+    calm = there & (energy < _LOUD**2 * np.median(skin)) if skin.size else there
+    texture = _pull_push(energy, calm.astype(np.float32))
     # The low-pass, sampled at cell centres from its own coarse grid.
     f = scene.step
     at_r = (np.arange(h // cell) * cell + cell // 2) // f + 1
@@ -605,7 +610,7 @@ def _places(scene: _Scene, size: int) -> _Places:
     peak = np.log(np.max(cells(mean), axis=0) + 1e-9)
     # A window may begin half a cell beside its own, and must not have a bare edge there.
     lull = np.log(np.min(cells(mean, 1), axis=0) + 1e-9)
-    return _Places(cell, np.log(window(mean) + 1e-9), normal, np.log(spread + 1e-4), peak, lull)
+    return _Places(cell, np.log(window(texture) + 1e-9), normal, np.log(spread + 1e-4), peak, lull)
 
 
 def _sources(scene: _Scene, size: int, rng: np.random.Generator) -> tuple[int, Ints, Ints]:
