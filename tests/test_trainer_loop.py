@@ -22,6 +22,7 @@ for _name in ("safetensors", "onnx", "onnxruntime", "cv2", "scipy"):
     pytest.importorskip(_name, reason="the trainer needs it")
 
 from blender_normal_inpaint.core.modelcard import default_card_path, load_card, verify  # noqa: E402
+from blender_normal_inpaint.nets import build_generator  # noqa: E402
 from blender_normal_inpaint.worker.engines import create_engine  # noqa: E402
 from trainer import checkpoint, losses  # noqa: E402
 from trainer.__main__ import main  # noqa: E402
@@ -38,6 +39,8 @@ from trainer.discriminator import (  # noqa: E402
 from trainer.evaluate import judge_accuracy  # noqa: E402
 from trainer.export import export  # noqa: E402
 from trainer.loop import Trainer, TrainingFailed  # noqa: E402
+from trainer.optimizer import KINDS as OPTIMIZERS  # noqa: E402
+from trainer.optimizer import Optimizer  # noqa: E402
 from trainer.shards import Shard, encode  # noqa: E402
 from trainer.task import ShardSet, batches, build_inputs, shrink  # noqa: E402
 
@@ -162,14 +165,15 @@ def test_loaders_draw_the_very_batches(data: Path, tmp_path: Path) -> None:
     assert torch.equal(later.inputs, drawn[0][1].inputs)
 
 
-def test_resuming_is_bit_for_bit(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resuming_is_bit_for_bit(optimizer: str, data: Path, tmp_path: Path) -> None:
     adversarial = {"adversarial": 0.05, "features": 0.1, "relight": 0.2, "curl": 0.05}
     stages = [
         {"size": 32, "batch": 4, "steps": 8},
         {"size": 32, "batch": 4, "steps": 8, **adversarial},
     ]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    config = _config(data, stages=stages, save_every=3, r1_every=2)
+    config = _config(data, stages=stages, save_every=3, r1_every=2, optimizer=optimizer)
     Trainer(config, whole, lambda _: None).run()
 
     class StoppedError(Exception):
@@ -409,9 +413,12 @@ def second_batch(data: Path) -> Any:
     )
 
 
-def test_mixed_precision_learns(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_mixed_precision_learns(optimizer: str, data: Path, tmp_path: Path) -> None:
     stages = [{"size": 32, "batch": 8, "steps": 60, "lr": 3e-3, "lr_end": 1e-3}]
-    config = _config(data, stages=stages, precision="bfloat16", closing=0.7, balance=0.5)
+    config = _config(
+        data, stages=stages, precision="bfloat16", closing=0.7, balance=0.5, optimizer=optimizer
+    )
     trainer = Trainer(config, tmp_path, lambda _: None)
     before = trainer.validate(config.stages[0])
     trainer.run()
@@ -432,6 +439,42 @@ def test_a_damaged_or_foreign_checkpoint_is_named(data: Path, tmp_path: Path) ->
         Trainer(_config(data, generator={"kind": "bowtie", "width": 8}), tmp_path, lambda _: None)
     with pytest.raises(ValueError, match="was trained with discriminator = patch"):
         Trainer(_config(data, discriminator="dcgan"), tmp_path, lambda _: None)
+    with pytest.raises(ValueError, match="was trained with optimizer = adamw"):
+        Trainer(_config(data, optimizer="muon"), tmp_path, lambda _: None)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_muon_moves_inner_convolutions_alike_in_all_directions(memory: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    network = build_generator(GENERATOR).to(memory_format=memory)  # type: ignore[call-overload]
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    network(torch.randn(2, 11, 32, 32))[:, 0].sum().backward()
+    optimizer = Optimizer(network, "muon", weight_decay=0.0)
+    optimizer.step(1e-3)
+    moved = {name: value.detach() - before[name] for name, value in network.named_parameters()}
+    inner = moved["down_b.0.first.weight"].flatten(1)
+    # Orthogonal but for the five steps of its iteration, and of the size of a step of AdamW.
+    singular = torch.linalg.svdvals(inner) / (1e-3 * 0.2 * max(inner.shape) ** 0.5)
+    assert singular.min() > 0.3 and singular.max() < 1.4
+    gradient = network.get_parameter("down_b.0.first.weight").grad
+    assert gradient is not None and (inner * gradient.flatten(1)).sum() < 0
+    # AdamW's first step: the rate, whatever the gradient. Biases and outer layers take it.
+    for name in ("stem.weight", "head.weight", "gate.weight", "down_b.0.first.bias"):
+        assert torch.isclose(moved[name].abs().median(), torch.tensor(1e-3), rtol=1e-2), name
+
+
+def test_the_papers_networks_learn_with_muon() -> None:
+    network = build_generator({"kind": "paper_unet", "width": 8})
+    optimizer = Optimizer(network, "muon", weight_decay=0.0)
+    inputs = torch.randn(2, 11, 128, 128)
+    losses_seen = []
+    for _ in range(8):
+        loss = (1 - network(inputs)[:, 2]).mean()
+        network.zero_grad()
+        loss.backward()
+        optimizer.step(3e-3)
+        losses_seen.append(float(loss.detach()))
+    assert losses_seen[-1] < 0.5 * losses_seen[0]
 
 
 def test_configurations_are_checked(tmp_path: Path) -> None:
@@ -443,6 +486,7 @@ def test_configurations_are_checked(tmp_path: Path) -> None:
         ({"data": "x", "stages": [{**stage, "size": 33}]}, "multiple of 16"),
         ({"data": "x", "stages": [{"size": 32, "batch": 1}]}, "minutes"),
         ({"data": "x", "stages": [stage], "masks": {"spots": 1.0}}, "spots"),
+        ({"data": "x", "stages": [stage], "optimizer": "sgd"}, "adamw, muon"),
     ):
         with pytest.raises(ValueError, match=word):
             Config.from_dict(bad)

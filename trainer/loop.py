@@ -39,6 +39,7 @@ from .discriminator import (
     r1_penalty,
     share_right,
 )
+from .optimizer import Optimizer
 from .task import Batch, ShardSet, batches
 
 LAST = "last.pt"
@@ -120,9 +121,7 @@ class Trainer:
             torch.compile(self.generator) if config.compile else self.generator
         )
         self.average = deepcopy(self.generator).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.generator.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=config.weight_decay
-        )
+        self.optimizer = Optimizer(self.generator, config.optimizer, config.weight_decay)
         self.discriminator = build_discriminator(config.discriminator, config.discriminator_width).to(
             self.device
         )
@@ -183,7 +182,8 @@ class Trainer:
 
     def _resume(self, state: dict[str, Any]) -> None:
         before = json.loads(state["config"])
-        for key, default in (("generator", {}), ("discriminator", "patch"), ("discriminator_width", 48)):
+        defaults = {"generator": {}, "discriminator": "patch", "discriminator_width": 48, "optimizer": "adamw"}
+        for key, default in defaults.items():
             now = self.config.to_dict()[key]
             if json.loads(json.dumps(now)) != before.get(key, default):
                 raise ValueError(
@@ -463,8 +463,6 @@ class Trainer:
 
     def _train_step(self, batch: Batch, rate: float, stage: Stage) -> dict[str, float]:
         config = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         predicted = self._predict(batch.inputs)
         loss, parts, composite = generator_loss(config, batch, predicted)
         if stage.adversarial > 0 and self.step % config.discriminator_every == 0:
@@ -478,7 +476,7 @@ class Trainer:
                 f"the loss became {float(loss.detach())} at step {self.step}; "
                 f"continue from {LAST} with a lower learning rate"
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.generator.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._share_gradients(self.generator)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
@@ -487,7 +485,7 @@ class Trainer:
                 f"the gradient became {float(norm)} at step {self.step}; "
                 f"continue from {LAST} with a lower learning rate"
             )
-        self.optimizer.step()
+        self.optimizer.step(rate)
         # A young run's average would otherwise hold on to its random start.
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

@@ -130,6 +130,7 @@ class FaceGenerator(nn.Module):
     """
 
     size_multiple = 16
+    outer_layers = ("stem", "head", "gate")
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class _PaperGenerator(nn.Module):
     """
 
     size_multiple = 2**DEPTH
+    outer_layers = ("down.0", "head")
 
     def __init__(self, width: int, mask_channel: bool, skips: bool):
         super().__init__()
