@@ -96,6 +96,14 @@ def _area_weights(source: int, target: int) -> FloatArray:
     return share.astype(np.float32)
 
 
+def _area_sums(planes: FloatArray, height: int, width: int) -> tuple[FloatArray, FloatArray]:
+    """Planes (c, h, w) summed over the texels of a smaller size, and the area (height, width) of each."""
+    rows = _area_weights(planes.shape[1], height)
+    columns = _area_weights(planes.shape[2], width)
+    area = np.outer(rows.sum(axis=1), columns.sum(axis=1)).astype(np.float32)
+    return np.matmul(np.matmul(rows, planes), columns.T), area
+
+
 def shrink(
     normals: FloatArray, hole: BoolArray, valid: BoolArray, height: int, width: int
 ) -> tuple[FloatArray, BoolArray, BoolArray]:
@@ -117,11 +125,8 @@ def shrink(
         np.multiply(normals[..., axis], known, out=layers[axis])
     layers[3] = known
     layers[4] = hole & valid
-    rows = _area_weights(old_height, height)
-    columns = _area_weights(old_width, width)
-    small = np.matmul(np.matmul(rows, layers), columns.T)
+    small, area = _area_sums(layers, height, width)
     small[np.abs(small) < 1e-5] = 0  # rounding must not make a known texel out of nothing
-    area = np.outer(rows.sum(axis=1), columns.sum(axis=1)).astype(np.float32)
     return classify(np.ascontiguousarray(np.moveaxis(small[:3], 0, -1)), small[3], small[4], area)
 
 
@@ -129,10 +134,7 @@ def mean_directions(field: FloatArray, height: int, width: int) -> FloatArray:
     """Vectors (h, w, 3) at a smaller size: the directions of their area means, zero where those vanish."""
     if field.shape[:2] == (height, width):
         return field
-    rows = _area_weights(field.shape[0], height)
-    columns = _area_weights(field.shape[1], width)
-    means = np.matmul(np.matmul(rows, np.moveaxis(field, -1, 0)), columns.T)
-    area = np.outer(rows.sum(axis=1), columns.sum(axis=1)).astype(np.float32)
+    means, area = _area_sums(np.moveaxis(field, -1, 0), height, width)
     length = np.sqrt((means * means).sum(axis=0))
     means /= np.maximum(length, 1e-6)
     means *= length > 1e-3 * area
