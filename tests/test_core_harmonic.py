@@ -143,3 +143,21 @@ def test_deterministic():
     values = smooth(333, 222, noise=0.1)
     unknown = disc(333, 222, 160, 111, 100)
     assert np.array_equal(solve(values, unknown)[0], solve(values, unknown)[0])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_islands_that_no_border_touches_stay_within_what_is_known(seed):
+    """A coarser grid, on which the gap around them closes, gives them a start; nothing may drive them off."""
+    rng = np.random.default_rng(seed)
+    unknown = np.zeros((32, 32), bool)
+    for _ in range(3):
+        y, x = rng.integers(2, 26, 2)
+        for _ in range(6):
+            unknown[y, x] = True
+            down = rng.random() < 0.5
+            y, x = y + down, x + (not down)
+    border = ~harmonic.grow(unknown) & (rng.random((32, 32)) < 0.7)
+    values = rng.normal(size=(3, 32, 32)).astype(np.float32)
+    result = harmonic.extend(values, border, unknown)
+    assert np.isfinite(result).all()
+    assert np.abs(result).max() <= np.abs(values * border).max()

@@ -96,17 +96,25 @@ def _conjugate_gradients(field: FloatArray, active: BoolArray, fixed: BoolArray,
     image = np.empty((channels, count), np.float32)
     apply(solution, image)
     residual: FloatArray = source - image
-    goal = TOLERANCE * max(float(np.abs(source).max(initial=0.0)), 1e-6)
+
+    def largest(rows: FloatArray) -> FloatArray:
+        result: FloatArray = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        return result
+
+    # Of what float32 resolves, too: texels that no border reaches have no one solution, and a channel that is
+    # driven on after all others are solved drifts along it without end.
+    goal = np.maximum(TOLERANCE * largest(source).max(), 4e-6 * np.maximum(largest(solution), 1e-3))
     direction = np.zeros_like(solution)
     scaled: FloatArray = residual * inverse
     direction[:, :-1] = scaled
     energy = products(residual, scaled)
     for _ in range(iterations):
-        if max(float(residual.max()), -float(residual.min())) <= goal:
+        busy = largest(residual) > goal
+        if not busy.any():
             break
         apply(direction, image)
         curvature = products(direction[:, :-1], image)
-        rate = np.divide(energy, curvature, out=np.zeros_like(energy), where=curvature > 1e-30)
+        rate = np.divide(energy, curvature, out=np.zeros_like(energy), where=busy & (curvature > 1e-30))
         for channel in range(channels):
             pace = np.float32(rate[channel])
             solution[channel] += pace * direction[channel]
@@ -159,7 +167,7 @@ def extend(values: FloatArray, border: BoolArray, unknown: BoolArray) -> FloatAr
         values: float32 (c, h, w), planes first; only those at border texels matter.
         border: bool (h, w), where they are known.
         unknown: bool (h, w), where to continue them. Whatever is neither is a wall. Texels that no
-            border value can reach get zero.
+            border value can reach get what a coarser grid, on which gaps close, has there, or zero.
 
     Returns:
         float32 (c, h, w): the border values, their continuation, and zero elsewhere.
