@@ -167,7 +167,7 @@ def test_loaders_draw_the_very_batches(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_resuming_is_bit_for_bit(optimizer: str, data: Path, tmp_path: Path) -> None:
-    adversarial = {"adversarial": 0.05, "features": 0.1, "relight": 0.2, "curl": 0.05}
+    adversarial = {"adversarial": 0.05, "features": 0.1, "relight": 0.2, "curl": 0.05, "registered": 0.5}
     stages = [
         {"size": 32, "batch": 4, "steps": 8},
         {"size": 32, "batch": 4, "steps": 8, **adversarial},
@@ -416,9 +416,7 @@ def second_batch(data: Path) -> Any:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_mixed_precision_learns(optimizer: str, data: Path, tmp_path: Path) -> None:
     stages = [{"size": 32, "batch": 8, "steps": 60, "lr": 3e-3, "lr_end": 1e-3}]
-    config = _config(
-        data, stages=stages, precision="bfloat16", closing=0.7, balance=0.5, optimizer=optimizer
-    )
+    config = _config(data, stages=stages, precision="bfloat16", closing=0.7, balance=0.5, optimizer=optimizer)
     trainer = Trainer(config, tmp_path, lambda _: None)
     before = trainer.validate(config.stages[0])
     trainer.run()
@@ -580,6 +578,61 @@ def test_balance_lifts_small_holes_and_keeps_the_sum() -> None:
     some = losses.balanced(weight, 0.5)
     ratio = float(some[0].sum() / some[1].sum())
     assert ratio == pytest.approx((32 / 4) ** 0.5, rel=1e-5)
+
+
+def _ridge(places: list[int], size: int = 96) -> torch.Tensor:
+    """Maps with a horizontal crease at given rows: flat but for two rows that lean up and down."""
+    maps = torch.zeros(len(places), 3, size, size)
+    maps[:, 2] = 1
+    for i, row in enumerate(places):
+        for offset, lean in ((0, 0.8), (1, -0.8)):
+            maps[i, :, row + offset] = torch.tensor([0.0, lean, 0.6])[:, None]
+    return maps
+
+
+def test_a_crease_beside_its_place_costs_less_than_none_where_the_place_is_unknown() -> None:
+    places = [46, 47, 48, 49, 50]
+    truth = _ridge(places)
+    valid = torch.ones(len(places), 1, 96, 96)
+    hole = torch.zeros_like(valid)
+    hole[:, :, 20:76, 20:76] = 1
+    sharp = _ridge([48]).expand_as(truth)
+    blurred = nn.functional.normalize(truth.mean(dim=0, keepdim=True), dim=1).expand_as(truth)
+
+    def cost(answer: torch.Tensor, moving: bool) -> float:
+        wanted = losses.registered(answer, truth, hole, valid) if moving else truth
+        return float(losses.chord(answer, wanted, hole))
+
+    assert cost(sharp, False) > cost(blurred, False)
+    assert cost(sharp, True) < 0.5 * cost(blurred, True)
+    assert cost(sharp, True) < 0.5 * cost(sharp, False)
+
+
+def test_what_is_known_or_right_already_is_not_moved() -> None:
+    truth = _ridge([47])
+    valid = torch.ones(1, 1, 96, 96)
+    valid[..., :10] = 0
+    truth = truth * valid
+    hole = torch.zeros_like(valid)
+    hole[:, :, 20:76, 20:76] = 1
+    assert torch.equal(losses.registered(truth, truth, hole, valid), truth)
+    moved = losses.registered(_ridge([49]), truth, hole, valid)
+    assert torch.equal(moved[..., 48, 40:56], truth[..., 46, 40:56])  # in the middle it follows
+    changed = (moved != truth).any(dim=1, keepdim=True)
+    assert changed.any() and not (changed & (hole == 0)).any()
+    assert torch.equal(moved[..., 20], truth[..., 20])  # at the border it stays
+
+
+def test_nothing_is_moved_off_the_surface() -> None:
+    upright = _ridge([50]).transpose(2, 3)
+    valid = torch.ones(1, 1, 96, 96)
+    valid[..., 53:] = 0
+    truth = upright * valid
+    hole = torch.zeros_like(valid)
+    hole[:, :, 20:76, 20:76] = 1
+    moved = losses.registered(_ridge([48]).transpose(2, 3), truth, hole, valid)
+    assert not torch.equal(moved, truth)
+    assert torch.equal(moved.any(dim=1, keepdim=True), valid > 0)
 
 
 def test_closing_a_seam_takes_a_constant_error_off_a_thin_hole() -> None:

@@ -38,6 +38,8 @@ class Stage:
         features: weight of feature matching.
         relight: weight of the relit-image difference.
         curl: weight of the difference in curl.
+        registered: share of the reconstruction loss that is measured against the truth moved to where the
+            answer has put its parts (`losses.registered`): features are sharper, and may lie a little beside.
     """
 
     size: int
@@ -50,6 +52,7 @@ class Stage:
     features: float = 0.0
     relight: float = 0.0
     curl: float = 0.0
+    registered: float = 0.0
 
 
 @dataclass

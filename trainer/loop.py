@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -50,12 +51,18 @@ class TrainingFailed(RuntimeError):  # noqa: N818  # it is what happened, and re
 
 
 def generator_loss(
-    config: Config, batch: Batch, predicted: Tensor
+    config: Config, batch: Batch, predicted: Tensor, registered: float = 0.0
 ) -> tuple[Tensor, dict[str, float], Tensor]:
     """Reconstruction loss of a batch, its parts for the log, and the repaired maps as they are judged.
 
     These have their seam closed if the configuration asks for it: a seam would be all that a discriminator
     ever learns to see.
+
+    Args:
+        config: the weights of the losses.
+        batch: what was to be predicted.
+        predicted: (n, 3, s, s) unit vectors.
+        registered: share that is measured against `losses.registered` instead of the truth.
     """
     inside = batch.hole * batch.valid
     outside = (1 - batch.hole) * batch.valid
@@ -65,14 +72,20 @@ def generator_loss(
     answers = [(predicted, 1 - config.closing)]
     if config.closing > 0:
         answers.append((losses.close_seam(predicted, batch.truth, outside), config.closing))
-    for answer, share in answers:
+    truths = [(batch.truth, 1 - registered)]
+    if registered > 0:
+        moved = losses.registered(answers[-1][0], batch.truth, batch.hole, batch.valid)
+        truths.append((moved, registered))
+    for (answer, part), (truth, share) in itertools.product(answers, truths):
         composite = batch.composite(answer)
-        cosine = losses.cosine(answer, batch.truth, weight)
-        chord = losses.chord(answer, batch.truth, weight)
-        slope = losses.gradient(composite, batch.truth, batch.hole, batch.valid)
-        total = total + share * (config.cosine * cosine + config.chord * chord + config.gradient * slope)
+        cosine = losses.cosine(answer, truth, weight)
+        chord = losses.chord(answer, truth, weight)
+        slope = losses.gradient(composite, truth, batch.hole, batch.valid)
+        total = total + part * share * (
+            config.cosine * cosine + config.chord * chord + config.gradient * slope
+        )
         for name, value in (("cosine", cosine), ("chord", chord), ("gradient", slope)):
-            parts[name] += share * float(value.detach())
+            parts[name] += part * share * float(value.detach())
     with torch.no_grad():
         parts["degrees"] = float(losses.weighted_mean(losses.angle_degrees(answer, batch.truth), weight))
     return total, parts, composite
@@ -182,7 +195,12 @@ class Trainer:
 
     def _resume(self, state: dict[str, Any]) -> None:
         before = json.loads(state["config"])
-        defaults = {"generator": {}, "discriminator": "patch", "discriminator_width": 48, "optimizer": "adamw"}
+        defaults = {
+            "generator": {},
+            "discriminator": "patch",
+            "discriminator_width": 48,
+            "optimizer": "adamw",
+        }
         for key, default in defaults.items():
             now = self.config.to_dict()[key]
             if json.loads(json.dumps(now)) != before.get(key, default):
@@ -464,7 +482,7 @@ class Trainer:
     def _train_step(self, batch: Batch, rate: float, stage: Stage) -> dict[str, float]:
         config = self.config
         predicted = self._predict(batch.inputs)
-        loss, parts, composite = generator_loss(config, batch, predicted)
+        loss, parts, composite = generator_loss(config, batch, predicted, stage.registered)
         if stage.adversarial > 0 and self.step % config.discriminator_every == 0:
             parts |= self._judge_step(batch, composite)
         if max(stage.adversarial, stage.features, stage.relight, stage.curl) > 0:

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+#: How far `registered` looks, in steps of a 96th of the map, along each axis.
+SHIFTS = 2
+
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Mean of (n, 1, h, w) values under non-negative weights; zero when no weight is left."""
@@ -56,6 +59,65 @@ def close_seam(predicted: Tensor, truth: Tensor, known: Tensor, sigma: float = 2
     down, across = (_bell(size, sigma, both) for size in both.shape[2:])
     spread = down @ both @ across
     return functional.normalize(predicted + spread[:, :3] / (spread[:, 3:] + 0.02), dim=1, eps=1e-4)
+
+
+@torch.no_grad()
+def registered(predicted: Tensor, truth: Tensor, hole: Tensor, valid: Tensor) -> Tensor:
+    """The truth, its parts moved by up to a fiftieth of the map to where the prediction has put them.
+
+    Where exactly a hidden eye lies, nothing tells. Measured against the truth as it lies, the best answer is
+    the mean of all places, which is a blur; measured against the truth moved, it is an eye.
+
+    Each texel moves by the mean of the shifts on a grid, weighted by how well the surroundings then fit
+    (soft block matching); less near the border of the hole, where the known texels tell the place.
+
+    Args:
+        predicted: (n, 3, h, w) unit vectors.
+        truth: (n, 3, h, w), zero off the surface.
+        hole: (n, 1, h, w).
+        valid: (n, 1, h, w).
+
+    Returns:
+        (n, 3, h, w) the truth's own vectors, none mixed; as they lie where they would move off the surface.
+    """
+    n, _, height, width = truth.shape
+    factor = max(1, round(max(height, width) / 96))
+    inside = functional.avg_pool2d(hole * valid, factor)
+    known = functional.avg_pool2d((1 - hole) * valid, factor)
+    answer, wanted = (
+        functional.avg_pool2d(t, factor) for t in (torch.where(hole > 0, predicted, truth), truth)
+    )
+    rows, columns = inside.shape[2:]
+    down, across = _bell(rows, 4.0, inside), _bell(columns, 4.0, inside)
+    surface = functional.avg_pool2d(valid, factor)
+    share = (down @ surface @ across).clamp_min(1e-3)
+    padded = functional.pad(wanted, [SHIFTS] * 4, mode="replicate")
+    shifts = [(y, x) for y in range(-SHIFTS, SHIFTS + 1) for x in range(-SHIFTS, SHIFTS + 1)]
+    errors = torch.cat(
+        [
+            ((answer - padded[:, :, SHIFTS + y :, SHIFTS + x :][:, :, :rows, :columns]) ** 2).sum(
+                dim=1, keepdim=True
+            )
+            for y, x in shifts
+        ],
+        dim=1,
+    )
+    errors = down @ (errors * surface) @ across / share
+    still = errors[:, len(shifts) // 2, None]
+    length = torch.tensor([float(y * y + x * x) for y, x in shifts], device=errors.device).reshape(
+        1, -1, 1, 1
+    )
+    # A move must pay: a shift by one step has to fit better by a hundredth.
+    fit = torch.softmax(-(errors + 0.01 * still * length) / (0.05 * still + 1e-5), dim=1)
+    moves = torch.einsum("nkhw,kc->nchw", fit, torch.tensor(shifts, device=fit.device, dtype=fit.dtype))
+    near = _bell(rows, 1.5, inside) @ known @ _bell(columns, 1.5, inside)
+    moves = moves * (1 - 3 * near).clamp(0, 1) * (inside > 0)
+    moves = functional.interpolate(moves * factor, size=(height, width), mode="bilinear").round().long()
+    y = (torch.arange(height, device=moves.device)[:, None] + moves[:, 0]).clamp(0, height - 1)
+    x = (torch.arange(width, device=moves.device) + moves[:, 1]).clamp(0, width - 1)
+    places = (y * width + x).reshape(n, 1, -1).expand(-1, 3, -1)
+    moved = truth.flatten(2).gather(2, places).reshape(truth.shape)
+    return torch.where((hole > 0) & moved.any(dim=1, keepdim=True), moved, truth)
 
 
 def cosine(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Optimizer:
             if part is not None:
                 for group in part.param_groups:
                     group["lr"] = rate
-                part.step()  # type: ignore[no-untyped-call]
+                part.step()
 
     def state_dict(self) -> dict[str, Any]:
         """What a later process needs to go on."""
