@@ -442,7 +442,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named(data: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_muon_moves_inner_convolutions_alike_in_all_directions(memory: torch.memory_format) -> None:
+def test_muon_moves_inner_convolutions_alike_in_all_directions(memory: Any) -> None:
     torch.manual_seed(0)
     network = build_generator(GENERATOR).to(memory_format=memory)  # type: ignore[call-overload]
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
@@ -580,7 +580,7 @@ def test_balance_lifts_small_holes_and_keeps_the_sum() -> None:
     assert ratio == pytest.approx((32 / 4) ** 0.5, rel=1e-5)
 
 
-def _ridge(places: list[int], size: int = 96) -> torch.Tensor:
+def _ridge(places: list[int], size: int = 96) -> Any:
     """Maps with a horizontal crease at given rows: flat but for two rows that lean up and down."""
     maps = torch.zeros(len(places), 3, size, size)
     maps[:, 2] = 1
@@ -599,7 +599,7 @@ def test_a_crease_beside_its_place_costs_less_than_none_where_the_place_is_unkno
     sharp = _ridge([48]).expand_as(truth)
     blurred = nn.functional.normalize(truth.mean(dim=0, keepdim=True), dim=1).expand_as(truth)
 
-    def cost(answer: torch.Tensor, moving: bool) -> float:
+    def cost(answer: Any, moving: bool) -> float:
         wanted = losses.registered(answer, truth, hole, valid) if moving else truth
         return float(losses.chord(answer, wanted, hole))
 
