@@ -98,10 +98,18 @@ def test_from_nothing_to_weights_in_use(tmp_path: Path) -> None:
     tables = json.loads((tmp_path / "report" / "table.json").read_text())
     assert set(tables) == {"Camera space", "Tangent space"}
     assert {"ours", "harmonic", "Telea"} <= set(tables["Camera space"])
-    run("evaluate", tmp_path / "own", *few, "--data", data, "--no-baselines")
-    assert set(json.loads((tmp_path / "own" / "table.json").read_text())) == {
-        "Camera space", "Object space", "Tangent space"
-    }  # fmt: skip
+    beside = (
+        "--beside",
+        models / "own.json",
+        ROOT / "blender_normal_inpaint/models/face_normal_inpaint.json",
+    )
+    run("evaluate", tmp_path / "own", *few, "--data", data, "--no-baselines", *beside)
+    tables = json.loads((tmp_path / "own" / "table.json").read_text())
+    assert set(tables) == {"Camera space", "Object space", "Tangent space"}
+    for table in tables.values():
+        again = next(name for name in table if name.startswith("own "))
+        other = next(name for name in table if name.startswith("face_normal_inpaint "))
+        assert table[again] == table["ours"] != table[other]
 
     # Starts anew from those weights.
     start = (tmp_path / "tuned.toml").as_posix()

@@ -106,6 +106,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from blender_normal_inpaint.core.modelcard import load_card
+
     from .baselines import available
     from .evaluate import (
         Case,
@@ -148,6 +150,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         # Detail is what tangent-space maps are about; elsewhere it is measured on request.
         if arguments.detail or space == "tangent":
             methods["ours, with detail"] = ours(arguments.card, engine=arguments.engine)
+        for path in arguments.beside:
+            card = load_card(path)
+            if space in card.spaces:
+                label = f"{card.name} {card.version}"
+                methods[label] = ours(path, detail=False, engine=arguments.engine)
         if not arguments.no_baselines:
             methods |= {name: classic(fill) for name, fill in available(_print).items()}
         _print(f"{space} space, {len(some)} damaged maps")
@@ -249,6 +256,13 @@ def parser() -> argparse.ArgumentParser:
     judge = verbs.add_parser("evaluate", help="measure weights on held-out heads beside classic fills")
     judge.add_argument("out", type=Path, help="folder for the table and contact sheets")
     judge.add_argument("--card", type=Path, help="model card; the bundled one by default")
+    judge.add_argument(
+        "--beside",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="cards of other networks to measure in the same run",
+    )
     judge.add_argument("--engine", choices=["onnx", "torch"], default="onnx")
     judge.add_argument("--ict", type=Path, help="ICT Face Model Light: FaceXModel/, or packed")
     judge.add_argument("--makehuman", action="store_true", help="MakeHuman heads, too; alone the default")
