@@ -21,7 +21,8 @@ from blender_normal_inpaint.nets import build_generator
 from . import checkpoint
 
 OPSET = 17
-PARITY = 1e-3
+#: Less than half a step of an 8-bit map.
+PARITY = 3e-3
 #: Values fewer than these are not worth a cast.
 SMALL = 256
 #: Batch, height and width at which both files must agree.
