@@ -191,6 +191,7 @@ def _export(arguments: argparse.Namespace) -> None:
         figures=figures,
         licence=arguments.licence,
         spaces=arguments.spaces,
+        agree=arguments.agree,
     )
     print(f"{card.name} {card.version}: parity {card.figures['onnx_parity']:.1e}")
 
@@ -284,6 +285,9 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("--name", default="face_normal_inpaint")
     write.add_argument("--version", default="1")
     write.add_argument("--working-size", type=int, default=128)
+    write.add_argument(
+        "--agree", type=float, default=1e-3, help="how far PyTorch and ONNX Runtime may be apart"
+    )
     write.add_argument("--figures", type=Path, help="JSON file of measured figures for the card")
     write.add_argument(
         "--spaces",
