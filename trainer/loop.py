@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import itertools
 import json
 import math
 import os
@@ -76,16 +75,16 @@ def generator_loss(
     if registered > 0:
         moved = losses.registered(answers[-1][0], batch.truth, batch.hole, batch.valid)
         truths.append((moved, registered))
-    for (answer, part), (truth, share) in itertools.product(answers, truths):
+    for answer, part in answers:
         composite = batch.composite(answer)
-        cosine = losses.cosine(answer, truth, weight)
-        chord = losses.chord(answer, truth, weight)
-        slope = losses.gradient(composite, truth, batch.hole, batch.valid)
-        total = total + part * share * (
-            config.cosine * cosine + config.chord * chord + config.gradient * slope
-        )
-        for name, value in (("cosine", cosine), ("chord", chord), ("gradient", slope)):
-            parts[name] += part * share * float(value.detach())
+        for truth, share in truths:
+            cosine = losses.cosine(answer, truth, weight)
+            chord = losses.chord(answer, truth, weight)
+            slope = losses.gradient(composite, truth, batch.hole, batch.valid)
+            loss = config.cosine * cosine + config.chord * chord + config.gradient * slope
+            total = total + part * share * loss
+            for name, value in (("cosine", cosine), ("chord", chord), ("gradient", slope)):
+                parts[name] += part * share * float(value.detach())
     with torch.no_grad():
         parts["degrees"] = float(losses.weighted_mean(losses.angle_degrees(answer, batch.truth), weight))
     return total, parts, composite

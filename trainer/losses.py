@@ -104,12 +104,11 @@ def registered(predicted: Tensor, truth: Tensor, hole: Tensor, valid: Tensor) ->
     )
     errors = down @ (errors * surface) @ across / share
     still = errors[:, len(shifts) // 2, None]
-    length = torch.tensor([float(y * y + x * x) for y, x in shifts], device=errors.device).reshape(
-        1, -1, 1, 1
-    )
+    steps = torch.tensor(shifts, device=errors.device, dtype=errors.dtype)
+    length = (steps * steps).sum(dim=1).reshape(1, -1, 1, 1)
     # A move must pay: a shift by one step has to fit better by a hundredth.
     fit = torch.softmax(-(errors + 0.01 * still * length) / (0.05 * still + 1e-5), dim=1)
-    moves = torch.einsum("nkhw,kc->nchw", fit, torch.tensor(shifts, device=fit.device, dtype=fit.dtype))
+    moves = torch.einsum("nkhw,kc->nchw", fit, steps)
     near = _bell(rows, 1.5, inside) @ known @ _bell(columns, 1.5, inside)
     moves = moves * (1 - 3 * near).clamp(0, 1) * (inside > 0)
     moves = functional.interpolate(moves * factor, size=(height, width), mode="bilinear").round().long()
