@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import FakeEngine, disc, sphere_normals, wavy_normals
@@ -8,6 +10,7 @@ from blender_normal_inpaint.core import fill, resample
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import Cancelled, InpaintError
 from blender_normal_inpaint.core.guess import first_guess
+from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, MIRROR
 from blender_normal_inpaint.core.normals import angular_error, mirror, unit
 
 
@@ -33,20 +36,37 @@ def test_prepare_batch_is_the_channel_layout():
     hole = disc(8, 9, 4, 4, 2)
     valid = np.ones((8, 9), bool)
     valid[:, 0] = False
-    guess, _ = first_guess(normals, hole & valid, valid, "object")
+    guess = first_guess(normals, hole & valid, valid, "object")
+    guess = replace(guess, mirror=normals[:, ::-1] * valid[..., None])
     batch = fill.prepare_batch(normals, hole, valid, "object", guess)
-    assert batch.shape == (11, 8, 9) and batch.dtype == np.float32
+    assert batch.shape == (14, 8, 9) and batch.dtype == np.float32
     known = valid & ~hole
     assert np.array_equal(batch[:3][:, known], normals[known].T)
     assert not batch[:3][:, ~known].any()
     assert np.array_equal(batch[3], hole & valid) and np.array_equal(batch[4], valid)
     assert [float(layer.mean()) for layer in batch[5:8]] == [0, 1, 0]
-    guess = batch[8:]
-    assert np.array_equal(guess[:, known], normals[known].T) and not guess[:, ~valid].any()
+    assert np.array_equal(batch[11:], np.moveaxis(guess.mirror, -1, 0))
+    shown = batch[8:11]
+    assert np.array_equal(shown[:, known], normals[known].T) and not shown[:, ~valid].any()
     # Waves go on into the hole: near what is hidden, and of unit length.
-    inside = guess[:, hole & valid].T
+    inside = shown[:, hole & valid].T
     assert np.abs(np.linalg.norm(inside, axis=-1) - 1).max() < 1e-5
     assert angular_error(inside, normals[hole & valid]).mean() < 10
+
+
+def test_a_network_is_given_what_its_card_reads(fake_engine):
+    truth, valid = sphere_normals(64, 64)
+    hole = disc(64, 64, 30, 24, 8)
+    crop = crop_of(truth, hole, valid, space="camera")
+    fill.fill_crop(crop, fake_engine)
+    fake_engine.card = replace(fake_engine.card, input_channels=INPUT_CHANNELS[:MIRROR])
+    fill.fill_crop(replace(crop, hole=hole & (truth[..., 0] < 0)), fake_engine)
+    whole, part = fake_engine.seen
+    assert whole.shape[1] == len(INPUT_CHANNELS) and part.shape[1] == MIRROR
+    # A ball is its own mirror image, seen in the hole as well. The second of the pair has its x turned over.
+    shown = np.moveaxis(whole[0, MIRROR:], 0, -1)
+    assert angular_error(shown, truth)[hole].max() < 5
+    assert np.array_equal(whole[1, MIRROR], -whole[0, MIRROR, :, ::-1])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (97, 131), (300, 40), (33, 257), (512, 512), (16, 16)])

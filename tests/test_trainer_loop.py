@@ -38,7 +38,7 @@ from trainer.discriminator import (  # noqa: E402
 )
 from trainer.evaluate import judge_accuracy  # noqa: E402
 from trainer.export import export  # noqa: E402
-from trainer.loop import Trainer, TrainingFailed  # noqa: E402
+from trainer.loop import Trainer, TrainingFailed, advice_for_cpu  # noqa: E402
 from trainer.optimizer import KINDS as OPTIMIZERS  # noqa: E402
 from trainer.optimizer import Optimizer  # noqa: E402
 from trainer.shards import Shard, encode  # noqa: E402
@@ -357,15 +357,17 @@ def test_export_is_what_the_engines_load(data: Path, tmp_path: Path) -> None:
     assert np.abs(answers[0] - answers[1]).max() < 1e-3
 
 
-def test_a_run_starts_from_a_card_even_with_more_blocks(data: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_card_even_with_more_blocks_and_a_mirror_image(
+    data: Path, tmp_path: Path
+) -> None:
     small = [{"size": 32, "batch": 4, "steps": 3}]
     first = Trainer(_config(data, stages=small), tmp_path / "first", lambda _: None)
     first.run()
     export(tmp_path / "first", tmp_path / "out", name="tiny", working_size=64)
     card = str(tmp_path / "out" / "tiny.json")
-    deeper = {**GENERATOR, "depths": [1, 2, 1, 2]}
+    deeper = {**GENERATOR, "depths": [1, 2, 1, 2], "mirror": True}
     second = Trainer(_config(data, start=card, generator=deeper), tmp_path / "second", lambda _: None)
-    crops = torch.randn(1, 11, 32, 32)
+    crops = torch.randn(1, 14, 32, 32)
     with torch.no_grad():
         # The card holds the first run's averaged weights, in half precision or full.
         assert torch.allclose(second.generator(crops), first.average(crops), atol=2e-2)
@@ -374,6 +376,8 @@ def test_a_run_starts_from_a_card_even_with_more_blocks(data: Path, tmp_path: Pa
     middle: Any = second.generator.middle
     shut = middle[2].second.weight
     assert float(shut.detach().abs().max()) > 0  # a shut block opens as it learns
+    stem: Any = second.generator.stem
+    assert float(stem.weight[:, 4 * 11 :].detach().abs().max()) > 0  # so does what it did not read
     # Without a generator of its own a run takes the card's.
     values = {"data": str(data), "start": card, "stages": small}
     assert Config.from_dict(values).generator["widths"] == GENERATOR["widths"]
@@ -385,6 +389,17 @@ def test_a_run_starts_from_a_card_even_with_more_blocks(data: Path, tmp_path: Pa
         )
 
 
+def test_a_processor_without_bfloat16_is_told_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, data: Path
+) -> None:
+    config = _config(data, precision="bfloat16", optimizer="muon")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert 'precision = "float32" and optimizer = "adamw"' in advice_for_cpu(config)
+    assert advice_for_cpu(_config(data, precision="float32", optimizer="adamw")) == ""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert advice_for_cpu(config) == ""
+
+
 def test_the_configurations_that_are_shipped_are_read_and_start(data: Path, tmp_path: Path) -> None:
     for path in sorted((ROOT / "trainer" / "configs").glob("*.toml")):
         config = Config.load(path)
@@ -394,7 +409,10 @@ def test_the_configurations_that_are_shipped_are_read_and_start(data: Path, tmp_
     config.data, config.device, config.loaders, config.tensorboard = str(data), "cpu", 0, False
     said: list[str] = []
     Trainer(config, tmp_path, said.append)
-    assert said == ["starting from face_normal_inpaint " + load_card(default_card_path()).version]
+    assert said == [
+        "starting from face_normal_inpaint " + load_card(default_card_path()).version,
+        *([advice] if (advice := advice_for_cpu(config)) else []),
+    ]
 
 
 def test_a_compiled_run_is_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,10 +548,11 @@ def test_inputs_are_laid_out_as_the_core_does() -> None:
             torch.from_numpy(valid).float()[None, None],
             [space],
         )
-        guess, _ = first_guess(n, hole, valid, space)
+        guess = first_guess(n, hole, valid, space)
         assert np.allclose(ours[0, :8].numpy(), prepare_batch(n, hole, valid, space, guess)[:8], atol=1e-6)
         # Made with fewer steps, so near.
-        assert angular_error(ours[0, 8:, hole].T.numpy(), guess[hole]).mean() < 1
+        assert angular_error(ours[0, 8:11, hole].T.numpy(), guess.field[hole]).mean() < 1
+        assert np.allclose(ours[0, 11:].numpy(), np.moveaxis(guess.mirror, -1, 0), atol=1e-6)
 
 
 def test_shrinking_averages_surface_only() -> None:

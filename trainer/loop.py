@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from blender_normal_inpaint.core.modelcard import load_card, verify
@@ -90,6 +91,20 @@ def generator_loss(
     return total, parts, composite
 
 
+def advice_for_cpu(config: Config) -> str:
+    """What to set on this processor if it has no arithmetic in bfloat16 and must emulate it; or nothing.
+
+    Muon's steps are computed in bfloat16 as well.
+    """
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return ""
+    better = ['precision = "float32"'] if config.precision == "bfloat16" else []
+    better += ['optimizer = "adamw"'] if config.optimizer == "muon" else []
+    if not better:
+        return ""
+    return f"this processor emulates bfloat16, many times slower: set {' and '.join(better)}"
+
+
 def learning_rate(stage: Stage, step: int, progress: float, warm_up: int = 100) -> float:
     """A warm-up over the run's first steps, and a cosine from the stage's first rate to its last."""
     rate = stage.lr_end + (stage.lr - stage.lr_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
@@ -153,6 +168,8 @@ class Trainer:
                 distributed.broadcast(tensor, 0)
             for tensor in self.discriminator.state_dict().values():
                 distributed.broadcast(tensor, 0)
+        if self.device.type == "cpu" and (advice := advice_for_cpu(config)):
+            self.say(advice)
         self._asked_to_end = False
         self._board: Any = None
         if self.rank == 0:
@@ -223,7 +240,7 @@ class Trainer:
         self.say(f"continuing at step {self.step}, stage {self.stage + 1}")
 
     def _start_from(self, card_path: Path) -> None:
-        """Take over a card's weights; blocks it lacks begin as the identity.
+        """Take over a card's weights; blocks it lacks begin as the identity, channels it did not read unread.
 
         Raises:
             ValueError: the weights are of another network.
@@ -234,6 +251,9 @@ class Trainer:
             for name, values in load_safetensors(verify(card, "safetensors")).items()
         }
         mine = self.generator.state_dict()
+        if (stem := given.get("stem.weight")) is not None and "stem.weight" in mine:
+            more = mine["stem.weight"].shape[1] - stem.shape[1]
+            given["stem.weight"] = functional.pad(stem, (0, 0, 0, 0, 0, max(0, more)))
         odd = [name for name, value in given.items() if name not in mine or mine[name].shape != value.shape]
         if odd:
             raise ValueError(f"{card_path} holds the weights of another network: {', '.join(odd[:3])}")

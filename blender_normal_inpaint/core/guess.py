@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from . import tension
 from .closing import continued
 from .engine import BoolArray, FloatArray
 from .normals import unit
-from .symmetry import mirror_image
+from .symmetry import LIKE, mirror_image
 
 #: How far slopes lead, in texels of the network's grid. Measured on held-out heads at 160 texels: 4 is better
 #: than 1.4 in thin holes (lines 3.81 and 4.03 degrees) and in large ones; more gains nothing.
@@ -20,6 +22,27 @@ REACH = 4.0
 SURE = 0.03
 
 
+#: In camera space a mirror image is shown to the network if it tells anything at all.
+TELLING = 1.0
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What is thought of a map's hole before the network is asked.
+
+    Attributes:
+        field: float32 (h, w, 3), the known normals, the guess in the hole (unit, or zero where nothing known
+            can reach), zero off the surface.
+        sure: bool (h, w), texels of the hole where the other half tells so well that it is more than a guess.
+        mirror: float32 (h, w, 3), what the other half suggests, known texels or not: unit, or zero where it
+            says nothing. Where a head looks aside it lies beside its place; the network sees by how much.
+    """
+
+    field: FloatArray
+    sure: BoolArray
+    mirror: FloatArray
+
+
 def first_guess(
     normals: FloatArray,
     hole: BoolArray,
@@ -27,31 +50,27 @@ def first_guess(
     space: str,
     scale: float = 1.0,
     steps: int = tension.STEPS,
-) -> tuple[FloatArray, BoolArray]:
+) -> Guess:
     """Continue the known texels into the hole, level and slope, and the other half of a UV layout with them.
 
     Args:
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
-        space: "tangent", "object" or "camera". In camera space the other half is left alone, for a head
-            hardly ever looks straight into the camera.
+        space: "tangent", "object" or "camera". In camera space the other half is shown and not believed, for
+            a head hardly ever looks straight into the camera.
         scale: texels of the network's grid for one of these.
         steps: of the solver, at most.
-
-    Returns:
-        float32 (h, w, 3): the known normals, the guess in the hole (unit, or zero where nothing known can
-        reach), zero off the surface; and bool (h, w), texels of the hole where the other half tells so well
-        that it is more than a guess.
     """
     known = valid & ~hole
     result: FloatArray = normals * known[..., None]
     unknown = hole & valid
     sure = np.zeros(hole.shape, np.bool_)
     if not unknown.any() or not known.any():
-        return result, sure
+        return Guess(result, sure, np.zeros_like(result))
+    like = TELLING if space == "camera" else LIKE
+    image, seen, unlikeness = mirror_image(normals, hole, valid, space, like)
     if space != "camera":
-        image, seen, unlikeness = mirror_image(normals, hole, valid, space)
         there = unknown & seen
         if there.any():
             change = continued(normals - image, there, known & seen, REACH / scale, steps)
@@ -63,4 +82,4 @@ def first_guess(
         guess = continued(result, unknown, known, REACH / scale, steps)
         length = np.linalg.norm(guess, axis=-1, keepdims=True)
         result[unknown] = guess / np.maximum(length, 1e-6) * (length > 1e-3)
-    return result, sure
+    return Guess(result, sure, image * valid[..., None])

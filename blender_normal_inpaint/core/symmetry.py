@@ -19,6 +19,10 @@ from .resample import block_sum
 #: Sides, in texels, of the finest and the coarsest grid on which mirror images are compared.
 GRID = (64, 40)
 
+#: Likewise in camera space, where both halves are never quite alike: finer finds no better place, in twice
+#: the time. Measured on six held-out heads, half hidden: 14.7 degrees off on average, at (64, 40) 16.6.
+VIEW_GRID = (48, 32)
+
 #: Turns of the mirror image that are tried, in radians: twice the lean of a face's axis.
 TURNS = np.linspace(-0.48, 0.48, 7)
 
@@ -28,7 +32,8 @@ ROUNDS = 4
 #: Share of the known surface that must meet known surface of the mirror image.
 OVERLAP = 0.25
 
-#: A mirror image counts if it differs from the known texels by less than this share of their own variance.
+#: By default a mirror image counts if it differs from the known texels by less than this share of their own
+#: variance.
 LIKE = 0.12
 
 #: Largest turn of vectors between both halves, in radians, that is believed.
@@ -36,7 +41,7 @@ LARGEST_TURN = 1.2
 
 
 def mirror_image(
-    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str, like: float = LIKE
 ) -> tuple[FloatArray, BoolArray, float]:
     """The map as its own mirror image lies on it.
 
@@ -45,6 +50,7 @@ def mirror_image(
         hole: bool (h, w), what is hidden.
         valid: bool (h, w), where there is a surface.
         space: "tangent", "object" or "camera".
+        like: how unlike the map its mirror image may be.
 
     Returns:
         float32 (h, w, 3): unit vectors that the other half suggests, also at known texels, zero elsewhere;
@@ -56,7 +62,8 @@ def mirror_image(
     if not known.any():
         return nowhere
     height, width = hole.shape
-    finest, coarsest = (max(1, max(height, width) // side) for side in GRID)
+    sides = VIEW_GRID if space == "camera" else GRID
+    finest, coarsest = (max(1, max(height, width) // side) for side in sides)
     block = min(range(finest, coarsest + 1), key=lambda b: (-height % b + -width % b, -b))
     # Whole blocks: what is added at the end is neither known nor empty, and should be little.
     more = (0, -height % block), (0, -width % block)
@@ -74,7 +81,7 @@ def mirror_image(
         there[..., :3] = there[..., :3] @ rotation.T
     turn, down, across = _refined(here, there, space, found)
     unlikeness = _unlikeness(_moved(there, turn, down, across, space), here)
-    if unlikeness > LIKE:
+    if unlikeness > like:
         return nowhere
     # The mirror image at full size.
     layers = np.concatenate([vectors, known[..., None]], axis=-1, dtype=np.float32)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-INPUT_CHANNELS = 11
+#: How many of the model card's channels come up to and with the guess, and with the mirror image.
+GUESSED, MIRRORED = 11, 14
 
 
 def unit_normalise(vectors: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -127,6 +128,7 @@ class FaceGenerator(nn.Module):
         heads: attention heads at the coarsest size.
         mask_channel: False hides from it what the hole is, to measure what that knowledge is worth: the hole
             plane is zero, and the valid plane shows known texels alone.
+        mirror: whether it sees the map's mirror image too.
     """
 
     size_multiple = 16
@@ -138,11 +140,14 @@ class FaceGenerator(nn.Module):
         depths: tuple[int, int, int, int] = (1, 1, 2, 2),
         heads: int = 8,
         mask_channel: bool = True,
+        mirror: bool = False,
     ):
         super().__init__()
         self.mask_channel = mask_channel
+        self.mirror = mirror
+        self.input_channels = MIRRORED if mirror else GUESSED
         a, b, c, d = widths
-        self.stem = _conv(4 * INPUT_CHANNELS, a)
+        self.stem = _conv(4 * self.input_channels, a)
         self.down_a = nn.Sequential(*(_Residual(a) for _ in range(depths[0])))
         self.to_b = _conv(a, b, 4, 2)
         self.to_b.padding = (1, 1)
@@ -169,11 +174,13 @@ class FaceGenerator(nn.Module):
             self.head.bias[8:] = 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 11, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
-        if not self.mask_channel:  # Nor may the guess, which is made with the mask, tell.
+        """Map (N, C, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
+        x = x[:, : self.input_channels]
+        if not self.mask_channel:  # Nor may the guess and the mirror image, made with the mask, tell.
             hole, valid = x[:, 3:4], x[:, 4:5]
             known = valid * (1 - hole)
-            x = torch.cat([x[:, :3], torch.zeros_like(hole), known, x[:, 5:8], x[:, :3]], dim=1)
+            told = [x[:, :3], torch.zeros_like(hole), known, x[:, 5:8], x[:, :3]]
+            x = torch.cat([*told, torch.zeros_like(x[:, GUESSED:])], dim=1)
         a = self.down_a(self.stem(functional.pixel_unshuffle(x, 2)))
         b = self.down_b(self.to_b(_act(a)))
         c = self.down_c(self.to_c(_act(b)))
@@ -183,7 +190,7 @@ class FaceGenerator(nn.Module):
         a = self.after_a(self.up_a(_act(b), a))
         # In mixed precision the length is still computed in full.
         out = functional.pixel_shuffle(self.head(_act(a)), 2).float()
-        out = out + functional.pixel_shuffle(self.gate(_act(a)), 2).float() * x[:, 8:]
+        out = out + functional.pixel_shuffle(self.gate(_act(a)), 2).float() * x[:, 8:GUESSED]
         # Where the raw output is nearly zero, at a fold, epsilon leaves it short; the second pass mends that
         # and still has a finite gradient.
         return unit_normalise(unit_normalise(out))
