@@ -15,12 +15,19 @@ from .detail import add_detail
 from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled, InpaintError
 from .guess import Guess, first_guess
-from .modelcard import GUESS, INPUT_CHANNELS, MIRROR, SPACES
+from .modelcard import GUESS, INPUT_CHANNELS, MIRROR, SPACES, ModelCard
 from .normals import unit
 from .resample import block_sum, classify, enlarge, mean_directions, shrink, spread
 
 #: A context larger than this is first averaged in whole blocks, which is cheaper and hardly differs.
 _LARGE = 1024
+
+#: A hole is thin if no square of this share of the map's longer side fits into it.
+_THIN = 1 / 8
+
+#: How much finer the network sees thin holes than its working size. What it sees less of it needs less there:
+#: at 384 instead of 256 texels lines are off by 2.37 degrees instead of 2.57, one large blob by more.
+_FINER = 1.5
 
 #: How far from one the length of a network's vectors may be.
 _UNIT_SLACK = 0.02
@@ -116,6 +123,17 @@ def _mirrored(planes: FloatArray) -> FloatArray:
     return result
 
 
+def _network_side(hole: BoolArray, card: ModelCard) -> int:
+    """At how many texels across the network best sees a context with such holes, bool (h, w)."""
+    square = max(1, round(max(hole.shape) * _THIN))
+    if min(hole.shape) >= square:
+        sums = np.pad(hole, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+        counts = sums[square:, square:] - sums[:-square, square:] - sums[square:, :-square]
+        if (counts + sums[:-square, :-square] == square * square).any():
+            return card.working_size
+    return int(_FINER * card.working_size) // card.size_multiple * card.size_multiple
+
+
 def _letterbox(size: int, side: int) -> slice:
     """Where an axis of that size lies in the middle of a longer one."""
     start = (side - size) // 2
@@ -171,7 +189,8 @@ def _shape(
         for interpolation reaches two texels past its edge; and the network's texels per texel, at most 1.
     """
     card = engine.card
-    scale = min(1.0, card.working_size / max(hole.shape))
+    largest = _network_side(hole, card)
+    scale = min(1.0, largest / max(hole.shape))
     digest = hashlib.sha256(f"{space} {hole.shape} {seed}".encode())
     for array in (normals, hole, valid):
         digest.update(np.ascontiguousarray(array).data)
@@ -181,7 +200,7 @@ def _shape(
     height = max(1, round(hole.shape[0] * scale))
     width = max(1, round(hole.shape[1] * scale))
     multiple = card.size_multiple
-    side = min(card.working_size, -(-max(height, width) // multiple) * multiple)
+    side = min(largest, -(-max(height, width) // multiple) * multiple)
     # Guessed where all that is known is seen. At the network's size a texel that is hidden in part has the
     # mean of its known part, which lies beside its middle; with the guess it has the mean of the whole.
     first = first_guess(normals, hole & valid, valid, space, scale)
