@@ -37,7 +37,7 @@ def test_prepare_batch_is_the_channel_layout():
     valid = np.ones((8, 9), bool)
     valid[:, 0] = False
     guess = first_guess(normals, hole & valid, valid, "object")
-    guess = replace(guess, mirror=normals[:, ::-1] * valid[..., None])
+    guess = replace(guess, mirror=normals[:, ::-1] * valid[..., None], trust=0.25)
     batch = fill.prepare_batch(normals, hole, valid, "object", guess)
     assert batch.shape == (14, 8, 9) and batch.dtype == np.float32
     known = valid & ~hole
@@ -45,7 +45,7 @@ def test_prepare_batch_is_the_channel_layout():
     assert not batch[:3][:, ~known].any()
     assert np.array_equal(batch[3], hole & valid) and np.array_equal(batch[4], valid)
     assert [float(layer.mean()) for layer in batch[5:8]] == [0, 1, 0]
-    assert np.array_equal(batch[11:], np.moveaxis(guess.mirror, -1, 0))
+    assert np.array_equal(batch[11:], 0.25 * np.moveaxis(guess.mirror, -1, 0))
     shown = batch[8:11]
     assert np.array_equal(shown[:, known], normals[known].T) and not shown[:, ~valid].any()
     # Waves go on into the hole: near what is hidden, and of unit length.

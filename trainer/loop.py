@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from blender_normal_inpaint.core.modelcard import load_card, verify
@@ -240,7 +239,7 @@ class Trainer:
         self.say(f"continuing at step {self.step}, stage {self.stage + 1}")
 
     def _start_from(self, card_path: Path) -> None:
-        """Take over a card's weights; blocks it lacks begin as the identity, channels it did not read unread.
+        """Take over a card's weights; blocks it lacks begin as the identity, a mirror image unread.
 
         Raises:
             ValueError: the weights are of another network.
@@ -251,9 +250,13 @@ class Trainer:
             for name, values in load_safetensors(verify(card, "safetensors")).items()
         }
         mine = self.generator.state_dict()
-        if (stem := given.get("stem.weight")) is not None and "stem.weight" in mine:
-            more = mine["stem.weight"].shape[1] - stem.shape[1]
-            given["stem.weight"] = functional.pad(stem, (0, 0, 0, 0, 0, max(0, more)))
+        for name in ("stem.weight", "gate.weight", "gate.bias"):
+            if name in given and name in mine:
+                grown = torch.zeros_like(mine[name])
+                part = tuple(slice(n) for n in given[name].shape)
+                if grown[part].shape == given[name].shape:
+                    grown[part] = given[name]
+                    given[name] = grown
         odd = [name for name, value in given.items() if name not in mine or mine[name].shape != value.shape]
         if odd:
             raise ValueError(f"{card_path} holds the weights of another network: {', '.join(odd[:3])}")

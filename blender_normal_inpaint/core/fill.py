@@ -47,7 +47,7 @@ def prepare_batch(
 
     Returns:
         float32 (14, h, w): normals where known and zero elsewhere, hole, valid, one-hot space, the guess, the
-        mirror image.
+        mirror image, as long as it is trusted.
     """
     batch = np.zeros((len(INPUT_CHANNELS), *hole.shape), np.float32)
     known = valid & ~hole
@@ -56,7 +56,7 @@ def prepare_batch(
     batch[4] = valid
     batch[5 + SPACES.index(space)] = 1
     batch[GUESS:MIRROR] = np.moveaxis(guess.field, -1, 0)
-    batch[MIRROR:] = np.moveaxis(guess.mirror, -1, 0)
+    batch[MIRROR:] = np.moveaxis(guess.mirror, -1, 0) * np.float32(guess.trust)
     return batch
 
 
@@ -220,7 +220,7 @@ def _shape(
         return result
 
     small_mirror = mean_directions(first.mirror, height, width) * small_valid[..., None]
-    small = Guess(boxed(small_guess), np.zeros((side, side), np.bool_), boxed(small_mirror))
+    small = Guess(boxed(small_guess), np.zeros((side, side), np.bool_), boxed(small_mirror), first.trust)
     layers = boxed(small_normals), boxed(small_hole), boxed(small_valid)
     answer = _run(engine, prepare_batch(*layers, space, small))[rows, columns]
     # What the network changed is brought to the context's grid, not its answer: the guess is sharper there.

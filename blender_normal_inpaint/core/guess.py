@@ -22,8 +22,9 @@ REACH = 4.0
 SURE = 0.03
 
 
-#: In camera space a mirror image is shown to the network if it tells anything at all.
-TELLING = 1.0
+#: In camera space a mirror image less unlike the map than this is shown to the network. Measured on six
+#: held-out heads: below 0.05 it is 2 to 10 degrees off in large holes, above 0.15 23 to 37.
+TELLING = 0.3
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ class Guess:
         field: float32 (h, w, 3), the known normals, the guess in the hole (unit, or zero where nothing known
             can reach), zero off the surface.
         sure: bool (h, w), texels of the hole where the other half tells so well that it is more than a guess.
-        mirror: float32 (h, w, 3), what the other half suggests, known texels or not: unit, or zero where it
-            says nothing. Where a head looks aside it lies beside its place; the network sees by how much.
+        mirror: float32 (h, w, 3), the map's mirror image laid over it, its seam closed in the hole: unit, or
+            zero where it says nothing.
+        trust: how alike both are, 1 for twins, 0 if there is no mirror image.
     """
 
     field: FloatArray
     sure: BoolArray
     mirror: FloatArray
+    trust: float
 
 
 def first_guess(
@@ -67,14 +70,15 @@ def first_guess(
     unknown = hole & valid
     sure = np.zeros(hole.shape, np.bool_)
     if not unknown.any() or not known.any():
-        return Guess(result, sure, np.zeros_like(result))
+        return Guess(result, sure, np.zeros_like(result), 0.0)
     like = TELLING if space == "camera" else LIKE
     image, seen, unlikeness = mirror_image(normals, hole, valid, space, like)
-    if space != "camera":
-        there = unknown & seen
-        if there.any():
-            change = continued(normals - image, there, known & seen, REACH / scale, steps)
-            result[there] = unit(image[there] + change)
+    there = unknown & seen
+    if there.any():
+        change = continued(normals - image, there, known & seen, REACH / scale, steps)
+        image[there] = unit(image[there] + change)
+        if space != "camera":
+            result[there] = image[there]
             known, unknown = known | there, unknown & ~there
             if unlikeness < SURE:
                 sure = there
@@ -82,4 +86,4 @@ def first_guess(
         guess = continued(result, unknown, known, REACH / scale, steps)
         length = np.linalg.norm(guess, axis=-1, keepdims=True)
         result[unknown] = guess / np.maximum(length, 1e-6) * (length > 1e-3)
-    return Guess(result, sure, image * valid[..., None])
+    return Guess(result, sure, image * valid[..., None], max(0.0, 1 - unlikeness / like))

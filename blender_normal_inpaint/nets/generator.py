@@ -117,7 +117,8 @@ class FaceGenerator(nn.Module):
     """U-Net behind a space-to-depth stem, with dilated convolutions and attention at its coarsest grid.
 
     It improves on the first guess: what it answers is added to the guess under a weight of its own making,
-    for each texel, so that what a smooth continuation already does well needs no learning.
+    for each texel, so that what a smooth continuation already does well needs no learning. So is the mirror
+    image, if it sees one.
 
     The stem folds 2x2 texels into channels, so that no convolution runs at full size and 512 x 512 stays
     quick on a laptop's CPU. Sides must be multiples of 16.
@@ -166,7 +167,7 @@ class FaceGenerator(nn.Module):
         self.up_a = _Up(b, a)
         self.after_a = nn.Sequential(*(_Residual(a) for _ in range(depths[0])))
         self.head = _conv(a, 12, gain=0.1)
-        self.gate = _conv(a, 4, gain=0.1)
+        self.gate = _conv(a, 8 if mirror else 4, gain=0.1)
         # The four texels of a cell start alike, and towards the viewer: no checkerboard at the start.
         with torch.no_grad():
             self.head.weight.copy_(self.head.weight[::4].repeat_interleave(4, dim=0))
@@ -190,7 +191,10 @@ class FaceGenerator(nn.Module):
         a = self.after_a(self.up_a(_act(b), a))
         # In mixed precision the length is still computed in full.
         out = functional.pixel_shuffle(self.head(_act(a)), 2).float()
-        out = out + functional.pixel_shuffle(self.gate(_act(a)), 2).float() * x[:, 8:GUESSED]
+        gates = functional.pixel_shuffle(self.gate(_act(a)), 2).float()
+        out = out + gates[:, :1] * x[:, 8:GUESSED]
+        if self.mirror:
+            out = out + gates[:, 1:] * x[:, GUESSED:]
         # Where the raw output is nearly zero, at a fold, epsilon leaves it short; the second pass mends that
         # and still has a finite gradient.
         return unit_normalise(unit_normalise(out))

@@ -8,6 +8,9 @@ from .ict import Head
 from .raycast import F32, Bool, Camera, Caster, render_camera
 from .skin import bump_of, skin_slopes
 
+#: Standard deviations of yaw and pitch in radians, and how often each pair is drawn.
+POSES, POSE_SHARES = ((0.7, 0.25), (0.22, 0.12), (0.07, 0.06)), (0.2, 0.45, 0.35)
+
 #: Texels of the skin that a head wears, which repeats every few centimetres.
 SKIN_SIZE = 256
 
@@ -27,9 +30,9 @@ def draw_camera(head: Head, rng: np.random.Generator) -> Camera:
     low, high = front.min(axis=0), front.max(axis=0)
     # Of the head's height the face is the upper part: below it the neck.
     face = np.array([(low[0] + high[0]) / 2, high[1] - 0.48 * (high[1] - low[1]), high[2] - 6 * cm])
-    wide = rng.random() < 0.2
-    yaw = rng.normal(0, 0.7) if wide else rng.normal(0, 0.22)
-    pitch = rng.normal(0, 0.25 if wide else 0.12)
+    # From anywhere, nearly from the front, or as one poses in a light stage.
+    yaw_spread, pitch_spread = POSES[int(rng.choice(len(POSES), p=POSE_SHARES))]
+    yaw, pitch = rng.normal(0, yaw_spread), rng.normal(0, pitch_spread)
     if rng.random() < 0.62:
         target = face + rng.normal(0, [1.2, 2.0, 0.5]) * cm
         width = rng.uniform(20, 36) * cm
