@@ -21,6 +21,8 @@ from torch import nn  # noqa: E402
 for _name in ("safetensors", "onnx", "onnxruntime", "cv2", "scipy"):
     pytest.importorskip(_name, reason="the trainer needs it")
 
+from safetensors.numpy import load_file  # noqa: E402
+
 from blender_normal_inpaint.core.modelcard import default_card_path, load_card, verify  # noqa: E402
 from blender_normal_inpaint.nets import build_generator  # noqa: E402
 from blender_normal_inpaint.worker.engines import create_engine  # noqa: E402
@@ -42,6 +44,7 @@ from trainer.loop import Trainer, TrainingFailed, advice_for_cpu  # noqa: E402
 from trainer.optimizer import KINDS as OPTIMIZERS  # noqa: E402
 from trainer.optimizer import Optimizer  # noqa: E402
 from trainer.shards import Shard, encode  # noqa: E402
+from trainer.start import GROWN  # noqa: E402
 from trainer.task import ShardSet, batches, build_inputs, shrink  # noqa: E402
 
 GENERATOR = {"kind": "face", "widths": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "heads": 2}
@@ -364,7 +367,7 @@ def test_a_run_starts_from_a_card_even_with_more_blocks_and_a_mirror_image(
     first = Trainer(_config(data, stages=small), tmp_path / "first", lambda _: None)
     first.run()
     export(tmp_path / "first", tmp_path / "out", name="tiny", working_size=64)
-    card = str(tmp_path / "out" / "tiny.json")
+    card, start = str(tmp_path / "out" / "tiny.json"), tmp_path / "out" / "tiny.safetensors"
     deeper = {**GENERATOR, "depths": [1, 2, 1, 2], "mirror": True}
     second = Trainer(_config(data, start=card, generator=deeper), tmp_path / "second", lambda _: None)
     crops = torch.randn(1, 14, 32, 32)
@@ -378,6 +381,23 @@ def test_a_run_starts_from_a_card_even_with_more_blocks_and_a_mirror_image(
     assert float(shut.detach().abs().max()) > 0  # a shut block opens as it learns
     stem: Any = second.generator.stem
     assert float(stem.weight[:, 4 * 11 :].detach().abs().max()) > 0  # so does what it did not read
+    # An exported share of what it started from: those weights are between, a new block's are its own.
+    second.average.load_state_dict(second.generator.state_dict())
+    second.save()
+    kept = {}
+    for share in (0.0, 0.25, 1.0):
+        export(tmp_path / "second", tmp_path / f"kept {share}", name="tiny", working_size=64, keep=share)
+        kept[share] = load_file(tmp_path / f"kept {share}" / "tiny.safetensors")
+    same = {name: value for name, value in load_file(start).items() if name not in GROWN}
+    assert same and all(np.array_equal(kept[1.0][name], value) for name, value in same.items())
+    name = "middle.0.first.weight"
+    between = 0.75 * kept[0.0][name].astype(np.float32) + 0.25 * kept[1.0][name].astype(np.float32)
+    assert not np.array_equal(kept[0.0][name], kept[1.0][name])
+    assert np.allclose(kept[0.25][name].astype(np.float32), between, atol=1e-3)
+    assert not kept[1.0]["stem.weight"][:, 4 * 11 :].any()
+    assert np.array_equal(kept[0.0]["middle.2.second.weight"], kept[1.0]["middle.2.second.weight"])
+    with pytest.raises(ValueError, match="did not start"):
+        export(tmp_path / "first", tmp_path / "none", keep=0.5)
     # Without a generator of its own a run takes the card's.
     values = {"data": str(data), "start": card, "stages": small}
     assert Config.from_dict(values).generator["widths"] == GENERATOR["widths"]

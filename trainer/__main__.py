@@ -192,6 +192,7 @@ def _export(arguments: argparse.Namespace) -> None:
         licence=arguments.licence,
         spaces=arguments.spaces,
         agree=arguments.agree,
+        keep=arguments.keep,
     )
     print(f"{card.name} {card.version}: parity {card.figures['onnx_parity']:.1e}")
 
@@ -287,6 +288,9 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("--working-size", type=int, default=128)
     write.add_argument(
         "--agree", type=float, default=1e-3, help="how far PyTorch and ONNX Runtime may be apart"
+    )
+    write.add_argument(
+        "--keep", type=float, default=0.0, help="share of the weights that the run started from, 0 to 1"
     )
     write.add_argument("--figures", type=Path, help="JSON file of measured figures for the card")
     write.add_argument(

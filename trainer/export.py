@@ -19,6 +19,8 @@ from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelC
 from blender_normal_inpaint.nets import build_generator
 
 from . import checkpoint
+from .config import start_path
+from .start import starting_weights
 
 OPSET = 17
 PARITY = 1e-3
@@ -109,6 +111,7 @@ def export(
     licence: str = "GPL-3.0-or-later",
     spaces: Sequence[str] = SPACES,
     agree: float = PARITY,
+    keep: float = 0.0,
 ) -> ModelCard:
     """Export a run's averaged weights, rounded to half precision, which is how both files store them.
 
@@ -123,18 +126,27 @@ def export(
         licence: of the weights.
         spaces: the spaces it was trained on.
         agree: how far PyTorch and ONNX Runtime may be apart.
+        keep: the share, from 0 to 1, of the weights that the run started from; the rest is its own. Between
+            the two lies what is better than either, as long as they are near (M. Wortsman et al., "Robust
+            fine-tuning of zero-shot models", 2022). Blocks that the start did not have are the run's own.
 
     Returns:
         The card that was written.
 
     Raises:
         ExportFailed: PyTorch and ONNX Runtime disagree; nothing is left in the folder.
-        ValueError: the checkpoint is none.
+        ValueError: the checkpoint is none, or the run started from nothing of which a share could be kept.
     """
     state = checkpoint.load(run / "last.pt" if run.is_dir() else run)
     config = json.loads(state["config"])
     generator = build_generator(config["generator"]).eval()
-    generator.load_state_dict(state["average"])
+    average = state["average"]
+    if keep:
+        if not config.get("start"):
+            raise ValueError("the run did not start from other weights, of which a share could be kept")
+        start = starting_weights(start_path(config["start"]), average)
+        average = average | {name: average[name].lerp(value, keep) for name, value in start.items()}
+    generator.load_state_dict(average)
     generator.half().float()  # what the files hold, so that both are the same network
     folder.mkdir(parents=True, exist_ok=True)
     onnx_path, tensors_path = folder / f"{name}.onnx", folder / f"{name}.safetensors"
@@ -174,6 +186,7 @@ def export(
         recipe=json.dumps(
             {
                 "revision": state["revision"],
+                "kept": keep,
                 **{k: v for k, v in config.items() if k not in ("data", "device")},
             }
         ),

@@ -22,10 +22,9 @@ import torch
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
-from blender_normal_inpaint.core.modelcard import load_card, verify
+from blender_normal_inpaint.core.modelcard import load_card
 from blender_normal_inpaint.nets import build_generator
 from blender_normal_inpaint.nets.generator import ResidualBranch
-from blender_normal_inpaint.worker.engines import load_safetensors
 
 from . import checkpoint, losses, sheets
 from .config import Config, Stage, start_path
@@ -40,6 +39,7 @@ from .discriminator import (
     share_right,
 )
 from .optimizer import Optimizer
+from .start import starting_weights
 from .task import Batch, ShardSet, batches
 
 LAST = "last.pt"
@@ -244,26 +244,12 @@ class Trainer:
         Raises:
             ValueError: the weights are of another network.
         """
-        card = load_card(card_path)
-        given = {
-            name: torch.from_numpy(values.astype(np.float32))
-            for name, values in load_safetensors(verify(card, "safetensors")).items()
-        }
-        mine = self.generator.state_dict()
-        for name in ("stem.weight", "gate.weight", "gate.bias"):
-            if name in given and name in mine:
-                grown = torch.zeros_like(mine[name])
-                part = tuple(slice(n) for n in given[name].shape)
-                if grown[part].shape == given[name].shape:
-                    grown[part] = given[name]
-                    given[name] = grown
-        odd = [name for name, value in given.items() if name not in mine or mine[name].shape != value.shape]
-        if odd:
-            raise ValueError(f"{card_path} holds the weights of another network: {', '.join(odd[:3])}")
+        given = starting_weights(card_path, self.generator.state_dict())
         self.generator.load_state_dict(given, strict=False)
         for name, module in self.generator.named_modules():
             if isinstance(module, ResidualBranch) and f"{name}.{module.last_layer}.weight" not in given:
                 module.close()
+        card = load_card(card_path)
         self.say(f"starting from {card.name} {card.version}")
 
     def save(self) -> None:
