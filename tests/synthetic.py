@@ -49,9 +49,7 @@ class FakeEngine:
 
     def run(self, batch: Floats) -> Floats:
         self.seen.append(batch.copy())
-        assert (
-            batch.dtype == np.float32 and batch.ndim == 4 and batch.shape[1] == len(self.card.input_channels)
-        )
+        assert batch.dtype == np.float32 and batch.ndim == 4 and batch.shape[1] == len(INPUT_CHANNELS)
         assert batch.shape[2] % self.card.size_multiple == 0 and batch.shape[3] % self.card.size_multiple == 0
         answers = []
         for sample in batch:

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from synthetic import FakeEngine, disc, sphere_normals, wavy_normals
+from test_core_symmetry import layout
 
 from blender_normal_inpaint.core import fill, resample
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import Cancelled, InpaintError
-from blender_normal_inpaint.core.guess import first_guess
-from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, MIRROR
+from blender_normal_inpaint.core.guess import first_guess, with_twin
 from blender_normal_inpaint.core.normals import angular_error, mirror, unit
+from blender_normal_inpaint.core.symmetry import mirror_image
 
 
 def crop_of(normals, hole, valid=None, **more):
@@ -36,17 +35,15 @@ def test_prepare_batch_is_the_channel_layout():
     hole = disc(8, 9, 4, 4, 2)
     valid = np.ones((8, 9), bool)
     valid[:, 0] = False
-    guess = first_guess(normals, hole & valid, valid, "object")
-    guess = replace(guess, mirror=normals[:, ::-1] * valid[..., None], trust=0.25)
+    guess, _ = first_guess(normals, hole & valid, valid, "object")
     batch = fill.prepare_batch(normals, hole, valid, "object", guess)
-    assert batch.shape == (14, 8, 9) and batch.dtype == np.float32
+    assert batch.shape == (11, 8, 9) and batch.dtype == np.float32
     known = valid & ~hole
     assert np.array_equal(batch[:3][:, known], normals[known].T)
     assert not batch[:3][:, ~known].any()
     assert np.array_equal(batch[3], hole & valid) and np.array_equal(batch[4], valid)
     assert [float(layer.mean()) for layer in batch[5:8]] == [0, 1, 0]
-    assert np.array_equal(batch[11:], 0.25 * np.moveaxis(guess.mirror, -1, 0))
-    shown = batch[8:11]
+    shown = batch[8:]
     assert np.array_equal(shown[:, known], normals[known].T) and not shown[:, ~valid].any()
     # Waves go on into the hole: near what is hidden, and of unit length.
     inside = shown[:, hole & valid].T
@@ -70,21 +67,44 @@ def test_thin_holes_are_seen_finer(fake_engine):
         fake_engine.seen.clear()
         fill.fill_crop(crop_of(wavy_normals(*size), hole), fake_engine)
         assert fake_engine.seen[0].shape[-2:] == (side, side)
+    fake_engine.seen.clear()
+    fill.fill_crop(crop_of(wavy_normals(400, 300), line, space="object"), fake_engine)
+    assert fake_engine.seen[0].shape[-2:] == (128, 128)
 
 
-def test_a_network_is_given_what_its_card_reads(fake_engine):
-    truth, valid = sphere_normals(64, 64)
-    hole = disc(64, 64, 30, 24, 8)
-    crop = crop_of(truth, hole, valid, space="camera")
-    fill.fill_crop(crop, fake_engine)
-    fake_engine.card = replace(fake_engine.card, input_channels=INPUT_CHANNELS[:MIRROR])
-    fill.fill_crop(replace(crop, hole=hole & (truth[..., 0] < 0)), fake_engine)
-    whole, part = fake_engine.seen
-    assert whole.shape[1] == len(INPUT_CHANNELS) and part.shape[1] == MIRROR
-    # A ball is its own mirror image, seen in the hole as well. The second of the pair has its x turned over.
-    shown = np.moveaxis(whole[0, MIRROR:], 0, -1)
-    assert angular_error(shown, truth)[hole].max() < 5
-    assert np.array_equal(whole[1, MIRROR], -whole[0, MIRROR, :, ::-1])
+def test_a_face_that_looks_ahead_is_filled_with_its_other_half_too():
+    """A bump that is hidden whole: half of it comes from the other side, if both sides are alike."""
+    truth = layout(160, across=0.06)
+    hole = disc(160, 160, 62, 122, 24)
+    cos, sin = np.cos(0.26), np.sin(0.26)
+    lean = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32)
+    errors = []
+    for face in (truth, truth @ lean.T):  # the second as of a head that looks aside by 15 degrees
+        for asked in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                if not asked:
+                    patch.setattr(fill, "with_twin", lambda predicted, *_: predicted)
+                got = fill.fill_crop(crop_of(face, hole, space="camera"), FakeEngine())
+            errors.append(float(angular_error(got, face)[hole].mean()))
+    assert errors[0] < 0.6 * errors[1]
+    assert errors[2] == errors[3]
+
+
+def test_what_the_other_half_does_not_show_follows_what_it_does():
+    """A hole over the axis and beyond the mirror image's edge has no step where the latter ends."""
+    truth = layout(160, across=-0.2)
+    hole = disc(160, 160, 62, 110, 30)  # its right part lies beyond what is mirrored
+    predicted = layout(160, across=-0.2)
+    predicted[..., 0] += 0.3
+    predicted = unit(predicted)
+    got = with_twin(predicted, truth, hole, np.ones_like(hole))
+    _, seen, _ = mirror_image(truth, hole, np.ones_like(hole), "camera", 1.0)
+    assert (hole & seen).any() and (hole & ~seen).any()
+    assert angular_error(got, truth)[hole & seen].mean() < 0.7 * angular_error(predicted, truth)[hole].mean()
+    change = (got - predicted)[hole.any(axis=1)]
+    inside = hole[hole.any(axis=1)]
+    step = np.linalg.norm(np.diff(change, axis=1), axis=-1)[inside[:, 1:] & inside[:, :-1]]
+    assert step.max() < 0.08
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (97, 131), (300, 40), (33, 257), (512, 512), (16, 16)])

@@ -7,14 +7,7 @@ import pytest
 from synthetic import fake_card
 
 from blender_normal_inpaint.core.errors import InpaintError
-from blender_normal_inpaint.core.modelcard import (
-    INPUT_CHANNELS,
-    MIRROR,
-    default_card_path,
-    load_card,
-    sha256_of,
-    verify,
-)
+from blender_normal_inpaint.core.modelcard import default_card_path, load_card, sha256_of, verify
 
 
 @pytest.fixture
@@ -47,11 +40,6 @@ def test_a_good_card_is_read_and_its_weights_verified(card_path):
     assert verify(card, "onnx") == card_path.parent / "net.onnx"
     assert sha256_of(card_path.parent / "net.onnx") == card.files["onnx"].sha256
     assert {**card.to_dict(), "files": None} == {**json.loads(card_path.read_text()), "files": None}
-
-
-def test_weights_of_before_the_mirror_image_still_serve(card_path):
-    change(card_path, input_channels=list(INPUT_CHANNELS[:MIRROR]))
-    assert load_card(card_path).input_channels == INPUT_CHANNELS[:MIRROR]
 
 
 def test_missing_and_damaged_weights(card_path):

@@ -11,13 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the networks need PyTorch")
 
-from blender_normal_inpaint.core.modelcard import (  # noqa: E402
-    GUESS,
-    INPUT_CHANNELS,
-    MIRROR,
-    default_card_path,
-    load_card,
-)
+from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, default_card_path, load_card  # noqa: E402
 from blender_normal_inpaint.nets import build_generator  # noqa: E402
 
 SMALL: dict[str, Any] = {"kind": "face", "widths": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "heads": 2}
@@ -31,12 +25,7 @@ def _crops(n: int, h: int, w: int, seed: int = 0) -> Any:
 
 @pytest.mark.parametrize(
     "config",
-    [
-        SMALL,
-        {**SMALL, "mirror": True},
-        {"kind": "bowtie", "width": 8},
-        {"kind": "paper_unet", "width": 8, "mask_channel": False},
-    ],
+    [SMALL, {"kind": "bowtie", "width": 8}, {"kind": "paper_unet", "width": 8, "mask_channel": False}],
 )
 @pytest.mark.parametrize("shape", [(2, 64, 64), (1, 96, 160)])
 def test_output_is_unit_at_any_size(config: dict[str, Any], shape: tuple[int, int, int]) -> None:
@@ -75,33 +64,6 @@ def test_a_far_texel_reaches_every_hole() -> None:
     assert float(difference) > 1e-6
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-def test_a_network_reads_its_own_channels_and_no_more(mirror: bool) -> None:
-    torch.manual_seed(0)
-    generator = build_generator({**SMALL, "mirror": mirror}).eval()
-    assert generator.input_channels == (len(INPUT_CHANNELS) if mirror else MIRROR)
-    crops = _crops(1, 32, 32)
-    changed = crops.clone()
-    changed[:, MIRROR:] += 1
-    with torch.no_grad():
-        assert torch.equal(generator(crops), generator(changed)) is not mirror
-
-
-def test_without_a_mask_channel_no_input_tells_the_hole() -> None:
-    """Nor the guess and the mirror image, which are made with the mask."""
-    torch.manual_seed(0)
-    generator = build_generator({**SMALL, "mirror": True, "mask_channel": False}).eval()
-    crops = _crops(1, 32, 32)
-    crops[:, 3:5] = 1
-    crops[:, :3, 8:20, 8:20] = 0  # what a mask leaves of the map
-    crops[:, 3] = 0
-    crops[:, 3, 8:20, 8:20] = 1
-    changed = crops.clone()
-    changed[:, GUESS:] += 1
-    with torch.no_grad():
-        assert torch.equal(generator(crops), generator(changed))
-
-
 def test_the_bundled_size_fits_the_budget() -> None:
     recipe = Path(__file__).resolve().parent.parent / "trainer" / "configs" / "bundled.toml"
     generator = build_generator(tomllib.loads(recipe.read_text(encoding="utf-8"))["generator"])
@@ -113,7 +75,7 @@ def test_the_bundled_size_fits_the_budget() -> None:
 
 def test_every_parameter_learns() -> None:
     torch.manual_seed(0)
-    generator = build_generator({**SMALL, "mirror": True})
+    generator = build_generator(SMALL)
     generator(_crops(2, 64, 64))[:, 0].sum().backward()
     still = [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A bias on keys moves every score of a row alike, and softmax forgets it: the sum stays, the rest learns.

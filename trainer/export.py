@@ -34,15 +34,9 @@ class ExportFailed(RuntimeError):  # noqa: N818  # it is what happened, and read
     """The files written would not be the network that was trained."""
 
 
-def _channels(generator: nn.Module) -> int:
-    """How many of the card's channels a network reads."""
-    count: Any = generator.input_channels
-    return int(count)
-
-
 def export_onnx(generator: nn.Module, path: Path) -> None:
     """Write a generator as ONNX whose batch, height and width are free."""
-    example = torch.zeros(2, _channels(generator), 64, 96)
+    example = torch.zeros(2, len(INPUT_CHANNELS), 64, 96)
     part = path.with_suffix(".part")
     axes = {0: "n", 2: "h", 3: "w"}
     with warnings.catch_warnings():
@@ -91,7 +85,7 @@ def parity(generator: nn.Module, onnx_path: Path, rng: np.random.Generator) -> f
     session = onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])
     worst = 0.0
     for n, h, w in PARITY_SHAPES:
-        crops = rng.uniform(-1, 1, (n, _channels(generator), h, w)).astype(np.float32)
+        crops = rng.uniform(-1, 1, (n, len(INPUT_CHANNELS), h, w)).astype(np.float32)
         with torch.no_grad():
             expected = generator(torch.from_numpy(crops)).numpy()
         answer = np.asarray(session.run(None, {"crops": crops})[0])
@@ -172,7 +166,7 @@ def export(
         version=version,
         created=datetime.now(UTC).date().isoformat(),
         spaces=tuple(spaces),
-        input_channels=INPUT_CHANNELS[: _channels(generator)],
+        input_channels=INPUT_CHANNELS,
         working_size=working_size,
         size_multiple=int(getattr(generator, "size_multiple", 16)),
         generator=config["generator"],

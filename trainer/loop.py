@@ -239,7 +239,7 @@ class Trainer:
         self.say(f"continuing at step {self.step}, stage {self.stage + 1}")
 
     def _start_from(self, card_path: Path) -> None:
-        """Take over a card's weights; blocks it lacks begin as the identity, a mirror image unread.
+        """Take over a card's weights; blocks it lacks begin as the identity.
 
         Raises:
             ValueError: the weights are of another network.

@@ -32,7 +32,7 @@ class Batch:
     """One training batch.
 
     Attributes:
-        inputs: (n, 14, s, s) the network's input.
+        inputs: (n, 11, s, s) the network's input.
         truth: (n, 3, s, s) unit normals, zero off the surface.
         hole: (n, 1, s, s) 1 where the map is hidden.
         valid: (n, 1, s, s) 1 on the surface, as it really is.
@@ -66,7 +66,7 @@ def build_inputs(truth: Tensor, hole: Tensor, shown_valid: Tensor, spaces: Seque
         shown = shown_valid[i, 0].numpy() > 0
         hidden = shown & (hole[i, 0].numpy() > 0)
         normals = truth[i].permute(1, 2, 0).numpy()
-        guess = first_guess(normals, hidden, shown, space, steps=GUESS_STEPS)
+        guess, _ = first_guess(normals, hidden, shown, space, steps=GUESS_STEPS)
         batch.append(prepare_batch(normals, hidden, shown, space, guess))
     return torch.from_numpy(np.stack(batch))
 

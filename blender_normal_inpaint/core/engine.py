@@ -131,7 +131,7 @@ class Engine(Protocol):
         """The card of the loaded weights."""
 
     def run(self, batch: FloatArray) -> FloatArray:
-        """Predict normals: float32 (N, C, H, W), channels as in the card, to (N, 3, H, W), unit along axis 1.
+        """Predict normals: float32 (N, 11, H, W) to float32 (N, 3, H, W), unit along axis 1.
 
         H and W are multiples of `card.size_multiple`.
         """

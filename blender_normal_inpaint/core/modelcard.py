@@ -11,19 +11,14 @@ from typing import Any
 
 from .errors import InpaintError
 
-#: The one channel layout that `core.fill.prepare_batch` produces. A network may read all of it, or end before
-#: the mirror image.
+#: The one channel layout that `core.fill.prepare_batch` produces.
 INPUT_CHANNELS = (
     *("nx", "ny", "nz", "hole", "valid", "is_tangent", "is_object", "is_camera"),
     *("guess_x", "guess_y", "guess_z"),
-    *("mirror_x", "mirror_y", "mirror_z"),
 )
 
 #: The first channel of the guess.
 GUESS = INPUT_CHANNELS.index("guess_x")
-
-#: The first channel of the mirror image.
-MIRROR = INPUT_CHANNELS.index("mirror_x")
 
 #: The spaces in the order of their one-hot input channels.
 SPACES = ("tangent", "object", "camera")
@@ -141,7 +136,7 @@ def load_card(path: Path) -> ModelCard:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"a field is missing or of the wrong kind ({error})") from error
-    if card.input_channels not in (INPUT_CHANNELS, INPUT_CHANNELS[:MIRROR]):
+    if card.input_channels != INPUT_CHANNELS:
         raise _damaged(path, "its network expects other input channels than this version prepares")
     if not 1 <= card.size_multiple <= card.working_size or card.working_size % card.size_multiple:
         raise _damaged(path, "its working size is not a multiple of its size multiple")

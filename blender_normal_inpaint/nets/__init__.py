@@ -15,8 +15,7 @@ def build_generator(config: dict[str, Any]) -> nn.Module:
         config: `kind` and the keyword arguments of that kind's class.
 
     Returns:
-        A module that maps (N, `input_channels`, H, W) float32, channels as in the model card, to (N, 3, H, W)
-        unit vectors. More channels than it reads may be given.
+        A module that maps (N, 11, H, W) float32 to (N, 3, H, W) unit vectors.
 
     Raises:
         ValueError: the kind is not known.

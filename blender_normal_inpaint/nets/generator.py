@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: How many of the model card's channels come up to and with the guess, and with the mirror image.
-GUESSED, MIRRORED = 11, 14
+INPUT_CHANNELS = 11
 
 
 def unit_normalise(vectors: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -117,8 +116,7 @@ class FaceGenerator(nn.Module):
     """U-Net behind a space-to-depth stem, with dilated convolutions and attention at its coarsest grid.
 
     It improves on the first guess: what it answers is added to the guess under a weight of its own making,
-    for each texel, so that what a smooth continuation already does well needs no learning. So is the mirror
-    image, if it sees one.
+    for each texel, so that what a smooth continuation already does well needs no learning.
 
     The stem folds 2x2 texels into channels, so that no convolution runs at full size and 512 x 512 stays
     quick on a laptop's CPU. Sides must be multiples of 16.
@@ -129,7 +127,6 @@ class FaceGenerator(nn.Module):
         heads: attention heads at the coarsest size.
         mask_channel: False hides from it what the hole is, to measure what that knowledge is worth: the hole
             plane is zero, and the valid plane shows known texels alone.
-        mirror: whether it sees the map's mirror image too.
     """
 
     size_multiple = 16
@@ -141,14 +138,11 @@ class FaceGenerator(nn.Module):
         depths: tuple[int, int, int, int] = (1, 1, 2, 2),
         heads: int = 8,
         mask_channel: bool = True,
-        mirror: bool = False,
     ):
         super().__init__()
         self.mask_channel = mask_channel
-        self.mirror = mirror
-        self.input_channels = MIRRORED if mirror else GUESSED
         a, b, c, d = widths
-        self.stem = _conv(4 * self.input_channels, a)
+        self.stem = _conv(4 * INPUT_CHANNELS, a)
         self.down_a = nn.Sequential(*(_Residual(a) for _ in range(depths[0])))
         self.to_b = _conv(a, b, 4, 2)
         self.to_b.padding = (1, 1)
@@ -167,7 +161,7 @@ class FaceGenerator(nn.Module):
         self.up_a = _Up(b, a)
         self.after_a = nn.Sequential(*(_Residual(a) for _ in range(depths[0])))
         self.head = _conv(a, 12, gain=0.1)
-        self.gate = _conv(a, 8 if mirror else 4, gain=0.1)
+        self.gate = _conv(a, 4, gain=0.1)
         # The four texels of a cell start alike, and towards the viewer: no checkerboard at the start.
         with torch.no_grad():
             self.head.weight.copy_(self.head.weight[::4].repeat_interleave(4, dim=0))
@@ -175,13 +169,11 @@ class FaceGenerator(nn.Module):
             self.head.bias[8:] = 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
-        x = x[:, : self.input_channels]
-        if not self.mask_channel:  # Nor may the guess and the mirror image, made with the mask, tell.
+        """Map (N, 11, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
+        if not self.mask_channel:  # Nor may the guess, which is made with the mask, tell.
             hole, valid = x[:, 3:4], x[:, 4:5]
             known = valid * (1 - hole)
-            told = [x[:, :3], torch.zeros_like(hole), known, x[:, 5:8], x[:, :3]]
-            x = torch.cat([*told, torch.zeros_like(x[:, GUESSED:])], dim=1)
+            x = torch.cat([x[:, :3], torch.zeros_like(hole), known, x[:, 5:8], x[:, :3]], dim=1)
         a = self.down_a(self.stem(functional.pixel_unshuffle(x, 2)))
         b = self.down_b(self.to_b(_act(a)))
         c = self.down_c(self.to_c(_act(b)))
@@ -191,10 +183,7 @@ class FaceGenerator(nn.Module):
         a = self.after_a(self.up_a(_act(b), a))
         # In mixed precision the length is still computed in full.
         out = functional.pixel_shuffle(self.head(_act(a)), 2).float()
-        gates = functional.pixel_shuffle(self.gate(_act(a)), 2).float()
-        out = out + gates[:, :1] * x[:, 8:GUESSED]
-        if self.mirror:
-            out = out + gates[:, 1:] * x[:, GUESSED:]
+        out = out + functional.pixel_shuffle(self.gate(_act(a)), 2).float() * x[:, 8:]
         # Where the raw output is nearly zero, at a fold, epsilon leaves it short; the second pass mends that
         # and still has a finite gradient.
         return unit_normalise(unit_normalise(out))

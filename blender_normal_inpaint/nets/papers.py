@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .generator import GUESSED, unit_normalise
+from .generator import unit_normalise
 
 DEPTH = 5
 
@@ -32,7 +32,6 @@ class _PaperGenerator(nn.Module):
     """
 
     size_multiple = 2**DEPTH
-    input_channels = GUESSED
     outer_layers = ("down.0", "head")
 
     def __init__(self, width: int, mask_channel: bool, skips: bool):
@@ -63,7 +62,7 @@ class _PaperGenerator(nn.Module):
         self.head = nn.ConvTranspose2d(inputs, 3, 4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 11 or more, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
+        """Map (N, 11, H, W) crops, channels as in the model card, to (N, 3, H, W) unit normals."""
         x = x[:, :4] if self.mask_channel else x[:, :3]
         features: list[Tensor] = []
         for layer in self.down:

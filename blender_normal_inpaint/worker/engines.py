@@ -26,7 +26,7 @@ from ..core.engine import Engine, FloatArray
 from ..core.errors import InpaintError
 from ..core.fill import prepare_batch
 from ..core.guess import first_guess
-from ..core.modelcard import ModelCard, default_card_path, load_card, verify
+from ..core.modelcard import INPUT_CHANNELS, ModelCard, default_card_path, load_card, verify
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: The largest difference, in any component of a unit normal, between two engines or devices. It is what
 #: makes a repair the same wherever it runs; 1e-3 is a twentieth of a degree, a quarter of an 8-bit step.
 AGREE = 1e-3
+
+_CHANNELS = len(INPUT_CHANNELS)
 
 
 class LoadedEngine(Engine, Protocol):
@@ -138,9 +140,8 @@ def _torch_may_accelerate() -> bool:
 
 def _checked_batch(batch: FloatArray, card: ModelCard) -> FloatArray:
     batch = np.ascontiguousarray(batch, dtype=np.float32)
-    channels = len(card.input_channels)
-    if batch.ndim != 4 or batch.shape[1] != channels or not batch.size:
-        raise ValueError(f"a batch is (N, {channels}, H, W), not {batch.shape}")
+    if batch.ndim != 4 or batch.shape[1] != _CHANNELS or not batch.size:
+        raise ValueError(f"a batch is (N, {_CHANNELS}, H, W), not {batch.shape}")
     if batch.shape[2] % card.size_multiple or batch.shape[3] % card.size_multiple:
         raise ValueError(f"{batch.shape[2:]} are not multiples of {card.size_multiple}")
     return batch
@@ -158,15 +159,15 @@ def _checked_normals(result: NDArray[Any], batch: FloatArray) -> FloatArray:
 
 
 def _probe_batch(card: ModelCard) -> FloatArray:
-    """A small, smooth, deterministic input, (1, C, S, S), to compare devices with."""
+    """A small, smooth, deterministic input, (1, 11, S, S), to compare devices with."""
     side = -(-128 // card.size_multiple) * card.size_multiple
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j].astype(np.float32)
     normals = np.stack([0.6 * x + 0.1 * np.sin(9 * y), -0.6 * y + 0.1 * np.cos(7 * x), np.ones_like(x)], -1)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     hole = (np.abs(x) < 0.4) & (np.abs(y) < 0.5)
     valid, space = np.ones_like(hole), card.spaces[0]
-    guess = first_guess(normals, hole, valid, space)
-    batch = prepare_batch(normals, hole, valid, space, guess)[: len(card.input_channels)]
+    guess, _ = first_guess(normals, hole, valid, space)
+    batch = prepare_batch(normals, hole, valid, space, guess)
     return np.ascontiguousarray(batch[None], dtype=np.float32)
 
 
@@ -300,7 +301,7 @@ class OnnxEngine:
         return result
 
     def run(self, batch: FloatArray) -> FloatArray:
-        """Predict normals: float32 (N, C, H, W), channels as in the card, to (N, 3, H, W), unit along axis 1.
+        """Predict normals: float32 (N, 11, H, W) to float32 (N, 3, H, W), unit along axis 1.
 
         Raises:
             InpaintError: `out_of_memory`, `bad_result`.
@@ -467,7 +468,7 @@ class TorchEngine:
         return array
 
     def run(self, batch: FloatArray) -> FloatArray:
-        """Predict normals: float32 (N, C, H, W), channels as in the card, to (N, 3, H, W), unit along axis 1.
+        """Predict normals: float32 (N, 11, H, W) to float32 (N, 3, H, W), unit along axis 1.
 
         Raises:
             InpaintError: `out_of_memory`, `bad_result`.
