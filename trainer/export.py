@@ -15,7 +15,14 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelCard, WeightFile, sha256_of
+from blender_normal_inpaint.core.modelcard import (
+    INPUT_CHANNELS,
+    SPACES,
+    ModelCard,
+    WeightFile,
+    load_card,
+    sha256_of,
+)
 from blender_normal_inpaint.nets import build_generator
 
 from . import checkpoint
@@ -138,7 +145,7 @@ def export(
     if keep:
         if not config.get("start"):
             raise ValueError("the run did not start from other weights, of which a share could be kept")
-        start = starting_weights(start_path(config["start"]), average)
+        start = starting_weights(load_card(start_path(config["start"])), average)
         average = average | {name: average[name].lerp(value, keep) for name, value in start.items()}
     generator.load_state_dict(average)
     generator.half().float()  # what the files hold, so that both are the same network

@@ -95,7 +95,9 @@ def advice_for_cpu(config: Config) -> str:
 
     Muon's steps are computed in bfloat16 as well.
     """
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    # A PyTorch without oneDNN cannot tell, and has no such operator.
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not there or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return ""
     better = ['precision = "float32"'] if config.precision == "bfloat16" else []
     better += ['optimizer = "adamw"'] if config.optimizer == "muon" else []
@@ -244,12 +246,12 @@ class Trainer:
         Raises:
             ValueError: the weights are of another network.
         """
-        given = starting_weights(card_path, self.generator.state_dict())
+        card = load_card(card_path)
+        given = starting_weights(card, self.generator.state_dict())
         self.generator.load_state_dict(given, strict=False)
         for name, module in self.generator.named_modules():
             if isinstance(module, ResidualBranch) and f"{name}.{module.last_layer}.weight" not in given:
                 module.close()
-        card = load_card(card_path)
         self.say(f"starting from {card.name} {card.version}")
 
     def save(self) -> None:

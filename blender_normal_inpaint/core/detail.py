@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import Cancelled
+from .resample import area_table
 
 Floats = npt.NDArray[np.float32]
 Complexes = npt.NDArray[np.complex64]
@@ -532,14 +533,6 @@ def _from_detail(low: Floats, detail: Complexes) -> Floats:
 # --- Quilting -------------------------------------------------------------------------------------
 
 
-def _table(mask: Bools) -> npt.NDArray[np.int32]:
-    """Summed-area table: entry (r, c) counts mask[:r, :c]."""
-    out = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
-    np.cumsum(mask, axis=0, dtype=np.int32, out=out[1:, 1:])
-    np.cumsum(out[1:, 1:], axis=1, out=out[1:, 1:])
-    return out
-
-
 def _count(table: npt.NDArray[np.int32], r: Ints, c: Ints, h: int, w: int) -> Ints:
     """Number of set texels in windows h x w with their corner at (r, c)."""
     found = table[r + h, c + w] - table[r, c + w] - table[r + h, c] + table[r, c]
@@ -617,7 +610,7 @@ def _sources(scene: _Scene, size: int, rng: np.random.Generator) -> tuple[int, I
     """Patch size and corners of windows that are known throughout; size 0 if there are too few."""
     # On even texels only: a quarter of the table.
     pairs = scene.known[::2] & scene.known[1::2]
-    bad = _table(~(pairs[:, ::2] & pairs[:, 1::2]))
+    bad = area_table(~(pairs[:, ::2] & pairs[:, 1::2]))
     rows, cols = np.flatnonzero(scene.known.any(1)), np.flatnonzero(scene.known.any(0))
     for p in [p for p in _PATCHES if p <= size]:
         high = max(int(rows[-1]) + 2 - p, int(rows[0]) + 1), max(int(cols[-1]) + 2 - p, int(cols[0]) + 1)

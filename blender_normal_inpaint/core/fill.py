@@ -17,7 +17,7 @@ from .errors import Cancelled, InpaintError
 from .guess import first_guess, with_twin
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES, ModelCard
 from .normals import unit
-from .resample import block_sum, classify, enlarge, mean_directions, shrink, spread
+from .resample import area_table, block_sum, classify, enlarge, mean_directions, shrink, spread
 
 #: A context larger than this is first averaged in whole blocks, which is cheaper and hardly differs.
 _LARGE = 1024
@@ -127,9 +127,9 @@ def _network_side(hole: BoolArray, space: str, card: ModelCard) -> int:
         return card.working_size
     square = max(1, round(max(hole.shape) * _THIN))
     if min(hole.shape) >= square:
-        sums = np.pad(hole, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
-        counts = sums[square:, square:] - sums[:-square, square:] - sums[square:, :-square]
-        if (counts + sums[:-square, :-square] == square * square).any():
+        table = area_table(hole)
+        strips = table[square:] - table[:-square]
+        if (strips[:, square:] - strips[:, :-square] == square * square).any():
             return card.working_size
     return int(_FINER * card.working_size) // card.size_multiple * card.size_multiple
 
@@ -167,8 +167,8 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
     return _Context(field, top, left, tall, broad, texels if coarse else max(1.0, texels / scale))
 
 
-#: The last context of each engine and its shape: neighbouring crops of one map share their context.
-_last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray]] = weakref.WeakKeyDictionary()
+#: The last context of each engine, its shape and scale: neighbouring crops of one map share their context.
+_last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray, float]] = weakref.WeakKeyDictionary()
 
 
 def _shape(
@@ -189,14 +189,14 @@ def _shape(
         for interpolation reaches two texels past its edge; and the network's texels per texel, at most 1.
     """
     card = engine.card
-    largest = _network_side(hole, space, card)
-    scale = min(1.0, largest / max(hole.shape))
     digest = hashlib.sha256(f"{space} {hole.shape} {seed}".encode())
     for array in (normals, hole, valid):
         digest.update(np.ascontiguousarray(array).data)
     remembered = _last.get(engine)
     if remembered is not None and remembered[0] == digest.digest():
-        return remembered[1], scale
+        return remembered[1:]
+    largest = _network_side(hole, space, card)
+    scale = min(1.0, largest / max(hole.shape))
     height = max(1, round(hole.shape[0] * scale))
     width = max(1, round(hole.shape[1] * scale))
     multiple = card.size_multiple
@@ -232,7 +232,7 @@ def _shape(
         if seed is not None:
             field = add_detail(field, normals, hole, valid, space, 1 / scale, np.random.default_rng(seed))
     field = spread(field, valid)
-    _last[engine] = (digest.digest(), field)
+    _last[engine] = (digest.digest(), field, scale)
     return field, scale
 
 

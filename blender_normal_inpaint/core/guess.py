@@ -8,7 +8,7 @@ from . import harmonic, tension
 from .closing import continued
 from .engine import BoolArray, FloatArray
 from .normals import unit
-from .symmetry import mirror_image
+from .symmetry import LIKE, mirror_image
 
 #: How far slopes lead, in texels of the network's grid. Measured on held-out heads at 160 texels: 4 is better
 #: than 1.4 in thin holes (lines 3.81 and 4.03 degrees) and in large ones; more gains nothing.
@@ -55,11 +55,9 @@ def first_guess(
     if not unknown.any() or not known.any():
         return result, sure
     if space != "camera":
-        image, seen, unlikeness = mirror_image(normals, hole, valid, space)
-        there = unknown & seen
+        twin, there, unlikeness = _other_half(normals, unknown, known, space, LIKE, scale, steps)
         if there.any():
-            change = continued(normals - image, there, known & seen, REACH / scale, steps)
-            result[there] = unit(image[there] + change)
+            result[there] = twin
             known, unknown = known | there, unknown & ~there
             if unlikeness < SURE:
                 sure = there
@@ -88,19 +86,15 @@ def with_twin(
     Returns:
         float32 (h, w, 3): unit in the hole, `predicted` elsewhere.
     """
-    if not hole.any():
-        return predicted
-    image, seen, unlikeness = mirror_image(normals, hole, valid, "camera", TWINS[1])
     known = valid & ~hole
-    there = hole & seen
-    if unlikeness >= TWINS[1] or not there.any():
+    twin, there, unlikeness = _other_half(normals, hole, known, "camera", TWINS[1], scale, tension.STEPS)
+    if not there.any():
         return predicted
     weight = np.float32(min(1.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
-    twin = image[there] + continued(normals - image, there, known & seen, REACH / scale)
     change = np.zeros(normals.shape, np.float32)
-    change[there] = (unit(twin) - predicted[there]) * (weight / (1 + weight))
+    change[there] = (twin - predicted[there]) * (weight / (1 + weight))
     # What the other half does not show follows what it does: no step between them.
-    unseen = hole & ~seen
+    unseen = hole & ~there
     if unseen.any():
         planes = np.ascontiguousarray(np.moveaxis(change, -1, 0))
         planes = harmonic.extend(planes, harmonic.border_of(unseen, known | there), unseen)
@@ -108,3 +102,26 @@ def with_twin(
     result = predicted.copy()
     result[hole] = unit(predicted[hole] + change[hole])
     return result
+
+
+def _other_half(
+    normals: FloatArray,
+    unknown: BoolArray,
+    known: BoolArray,
+    space: str,
+    like: float,
+    scale: float,
+    steps: int,
+) -> tuple[FloatArray, BoolArray, float]:
+    """What the other half shows of a hole, its seam closed.
+
+    Returns:
+        float32 (n, 3), unit: texels in reading order; bool (h, w), where they lie: nowhere, if the map is
+        more unlike its mirror image than `like`; and how unlike both are.
+    """
+    image, seen, unlikeness = mirror_image(normals, unknown, known | unknown, space, like)
+    there = unknown & seen
+    if not there.any():
+        return np.zeros((0, 3), np.float32), there, unlikeness
+    change = continued(normals - image, there, known & seen, REACH / scale, steps)
+    return unit(image[there] + change), there, unlikeness

@@ -96,6 +96,14 @@ def _area_weights(source: int, target: int) -> FloatArray:
     return share.astype(np.float32)
 
 
+def area_table(mask: BoolArray) -> NDArray[np.int32]:
+    """Summed-area table (h + 1, w + 1) of a mask: entry (r, c) counts mask[:r, :c]."""
+    out = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
+    np.cumsum(mask, axis=0, dtype=np.int32, out=out[1:, 1:])
+    np.cumsum(out[1:, 1:], axis=1, out=out[1:, 1:])
+    return out
+
+
 def _area_sums(planes: FloatArray, height: int, width: int) -> tuple[FloatArray, FloatArray]:
     """Planes (c, h, w) summed over the texels of a smaller size, and the area (height, width) of each."""
     rows = _area_weights(planes.shape[1], height)
