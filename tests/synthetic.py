@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,63 @@ def disc(height: int, width: int, y: float, x: float, radius: float) -> Bools:
     columns = np.arange(width)[None, :] - x
     inside: Bools = rows**2 + columns**2 <= radius**2
     return inside
+
+
+@functools.cache
+def head(
+    size: int, yaw: float = 0.0, lean: float = 0.0, across: float = 0.0, wry: float = 0.0
+) -> tuple[Floats, Bools]:
+    """A head in camera space, of parallel rays: an egg with nose, brows, sockets, cheeks and chin.
+
+    Args:
+        size: side of the map.
+        yaw: how far it is turned to its left, in radians: the camera sees more of its right.
+        lean: how far it leans, counter-clockwise on screen.
+        across: shift to the right, in shares of the side.
+        wry: how strong bumps are of which the other side has none.
+
+    Returns:
+        float32 (size, size, 3), unit on the surface and (0, 0, 1) elsewhere; bool (size, size), the surface.
+        They are made once and not to be written to.
+    """
+    bumps = [(0.0, -0.02, 0.36, 0.3, 0.05), (0.0, -0.3, 0.27, 0.25, 0.07), (0.0, -0.17, 0.31, 0.1, 0.03)]
+    for side in (1, -1):
+        bumps += [(0.11 * side, 0.07, 0.3, -0.25, 0.045), (0.11 * side, 0.15, 0.29, 0.16, 0.04)]
+        bumps += [(0.17 * side, -0.08, 0.25, 0.15, 0.06), (0.11 * side, 0.07, 0.3, 0.12, 0.02)]
+    bumps += [(0.19, -0.16, 0.2, wry, 0.05), (-0.16, 0.2, 0.22, wry, 0.06)]
+    radii = np.array([0.31, 0.42, 0.36])
+    turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+    roll = np.array([[np.cos(lean), -np.sin(lean), 0], [np.sin(lean), np.cos(lean), 0], [0, 0, 1]])
+    pose = roll @ turn  # of the head's own axes, seen by the camera
+
+    def inside(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How far inside points (n, 3) of the camera's axes lie, and the gradient outwards."""
+        own = (points - np.array([across, 0, 0])) @ pose
+        value = 1 - ((own / radii) ** 2).sum(axis=-1)
+        gradient = 2 * own / radii**2
+        for x, y, z, height, width in bumps:
+            away = own - np.array([x, y, z])
+            bump = height * np.exp(-(away**2).sum(axis=-1) / (2 * width**2))
+            value = value + bump
+            gradient += bump[:, None] * away / width**2
+        return value, gradient @ pose.T
+
+    y, x = np.mgrid[:size, :size]
+    places = np.stack([(x.ravel() + 0.5) / size - 0.5, 0.5 - (y.ravel() + 0.5) / size], axis=-1)
+    front, behind = np.full(size * size, np.nan), np.full(size * size, 0.6)
+    for z in np.linspace(0.6, -0.5, 60):
+        value, _ = inside(np.concatenate([places, np.full((size * size, 1), z)], axis=-1))
+        hit = np.isnan(front) & (value > 0)
+        front[hit], behind[hit] = z, z + 1.1 / 59
+    met = ~np.isnan(front)
+    places, low, high = places[met], front[met], behind[met]
+    for _ in range(16):
+        middle = (low + high) / 2
+        value, _ = inside(np.concatenate([places, middle[:, None]], axis=-1))
+        low, high = np.where(value > 0, middle, low), np.where(value > 0, high, middle)
+    _, gradient = inside(np.concatenate([places, low[:, None]], axis=-1))
+    normals = np.zeros((size * size, 3), np.float32)
+    normals[:, 2] = 1
+    normals[met] = unit(gradient.astype(np.float32))
+    normals.flags.writeable = met.flags.writeable = False
+    return normals.reshape(size, size, 3), met.reshape(size, size)

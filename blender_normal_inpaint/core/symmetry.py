@@ -2,8 +2,7 @@
 
 The UV layout of a face is nearly symmetric, and so is the face: what one side hides the other often shows.
 The known texels are compared with their mirror image under every shift and a range of turns, and the mirror
-image is laid where both agree best. A camera rarely sees a face so: where it looks aside, the nearer half is
-not the mirror image of the other.
+image is laid where both agree best. A camera rarely sees a face so: for its views see `relief`.
 """
 
 from __future__ import annotations
@@ -19,10 +18,6 @@ from .resample import block_sum
 #: Sides, in texels, of the finest and the coarsest grid on which mirror images are compared.
 GRID = (64, 40)
 
-#: Likewise in camera space, where both halves are never quite alike: finer finds no better place, in twice
-#: the time. Measured on six held-out heads, half hidden: 14.7 degrees off on average, at (64, 40) 16.6.
-VIEW_GRID = (48, 32)
-
 #: Turns of the mirror image that are tried, in radians: twice the lean of a face's axis.
 TURNS = np.linspace(-0.48, 0.48, 7)
 
@@ -32,7 +27,7 @@ ROUNDS = 4
 #: Share of the known surface that must meet known surface of the mirror image.
 OVERLAP = 0.25
 
-#: By default a mirror image counts if it differs from the known texels by less than this share of their own
+#: A mirror image counts if it differs from the known texels by less than this share of their own
 #: variance.
 LIKE = 0.12
 
@@ -41,7 +36,7 @@ LARGEST_TURN = 1.2
 
 
 def mirror_image(
-    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str, like: float = LIKE
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str
 ) -> tuple[FloatArray, BoolArray, float]:
     """The map as its own mirror image lies on it.
 
@@ -49,8 +44,7 @@ def mirror_image(
         normals: float32 (h, w, 3), unit at known texels; others are not read.
         hole: bool (h, w), what is hidden.
         valid: bool (h, w), where there is a surface.
-        space: "tangent", "object" or "camera".
-        like: how unlike the map its mirror image may be.
+        space: "tangent" or "object".
 
     Returns:
         float32 (h, w, 3): unit vectors that the other half suggests, also at known texels, zero elsewhere;
@@ -62,8 +56,7 @@ def mirror_image(
     if not known.any():
         return nowhere
     height, width = hole.shape
-    sides = VIEW_GRID if space == "camera" else GRID
-    finest, coarsest = (max(1, max(height, width) // side) for side in sides)
+    finest, coarsest = (max(1, max(height, width) // side) for side in GRID)
     block = min(range(finest, coarsest + 1), key=lambda b: (-height % b + -width % b, -b))
     # Whole blocks: what is added at the end is neither known nor empty, and should be little.
     more = (0, -height % block), (0, -width % block)
@@ -81,7 +74,7 @@ def mirror_image(
         there[..., :3] = there[..., :3] @ rotation.T
     turn, down, across = _refined(here, there, space, found)
     unlikeness = _unlikeness(_moved(there, turn, down, across, space), here)
-    if unlikeness > like:
+    if unlikeness > LIKE:
         return nowhere
     # The mirror image at full size.
     layers = np.concatenate([vectors, known[..., None]], axis=-1, dtype=np.float32)
