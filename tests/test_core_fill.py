@@ -86,8 +86,8 @@ def test_a_face_is_filled_with_its_other_half_too():
         assert errors[0] < gain * errors[1] if gain < 1 else errors[0] == errors[1]
 
 
-def test_what_the_other_half_does_not_show_follows_what_it_does():
-    """A hole over both sides of the axis has no step where what the other half shows ends."""
+def test_there_is_no_step_where_what_the_other_half_shows_ends():
+    """In a hole over both sides of the axis."""
     truth, valid = head(160, 0.1)
     hole = disc(160, 160, 69, 75, 30)
     predicted = truth.copy()

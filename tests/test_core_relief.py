@@ -116,4 +116,4 @@ def test_an_answer_is_moved_towards_the_other_half_and_stays_closed(yaw, side):
     assert after < 0.85 * before
     # Along the border the answer, whose seam is closed, is kept.
     rim = hole & grow(valid & ~hole)
-    assert np.abs(got - predicted)[rim].max() < 0.01
+    assert np.abs(got - predicted)[rim].max() < 1e-6
