@@ -58,14 +58,27 @@ def test_a_hidden_half_comes_from_the_other_wherever_the_head_looks(yaw, lean, a
     hole = half_hidden(valid, side)
     known = valid & ~hole
     soiled = np.where(known[..., None], truth, np.float32(7))
-    image, seen, unlikeness = relief.other_side(softened(truth, hole, valid), soiled, known, valid, hole)
-    assert image.dtype == np.float32 and seen.dtype == np.bool_
+    image, trust, unlikeness = relief.other_side(softened(truth, hole, valid), soiled, known, valid, hole)
+    assert image.dtype == np.float32 and trust.dtype == np.float32
     assert unlikeness < TWINS[0]
-    assert not image[~seen].any() and not (seen & ~hole).any()
+    seen = image.any(axis=-1)
+    assert not (seen & ~hole).any() and not trust[~seen].any() and trust.min() >= 0 and trust.max() <= 1
     assert np.abs(np.linalg.norm(image[seen], axis=-1) - 1).max() < 1e-5
     assert np.count_nonzero(seen) > 0.7 * np.count_nonzero(hole)
     error = angular_error(image, truth)[seen]
     assert np.median(error) < 4 and np.quantile(error, 0.9) < 12
+
+
+def test_what_turns_away_from_the_camera_is_doubted():
+    truth, valid = head(256, -0.1)
+    hole = half_hidden(valid, "right")
+    image, trust, _ = relief.other_side(softened(truth, hole, valid), truth, valid & ~hole, valid, hole)
+    # The left side, which shows it, is turned away further.
+    seen = np.asarray(image.any(axis=-1))
+    ahead, aside = seen & (truth[..., 2] > 0.8), seen & (truth[..., 2] < 0.4)
+    assert trust[ahead].mean() > 0.9 and trust[aside].mean() < 0.3
+    both = seen[:, 1:] & seen[:, :-1]
+    assert np.abs(np.diff(trust, axis=1))[both].max() < 0.3
 
 
 def test_the_plane_is_found_as_the_head_is_turned():
@@ -100,8 +113,9 @@ def test_small_maps_and_maps_without_surface(shape):
     normals, valid = sphere_normals(*shape)
     hole = valid & (np.arange(shape[1]) > shape[1] / 2)
     for surface in (valid, np.zeros_like(valid)):
-        image, seen, _ = relief.other_side(normals, normals, surface & ~hole, surface, hole & surface)
-        assert np.isfinite(image).all() and not (seen & ~(hole & surface)).any()
+        image, trust, _ = relief.other_side(normals, normals, surface & ~hole, surface, hole & surface)
+        assert np.isfinite(image).all() and not image[~(hole & surface)].any()
+        assert np.isfinite(trust).all() and not trust[~(hole & surface)].any()
 
 
 @pytest.mark.parametrize(("yaw", "side"), [(0.0, "right"), (0.12, "right"), (0.2, "left")])

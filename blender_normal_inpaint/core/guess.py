@@ -94,7 +94,8 @@ def with_twin(
     wanted = hole
     for _ in range(MARGIN):
         wanted = harmonic.grow(wanted)
-    image, seen, unlikeness = relief.other_side(predicted, normals, known, valid, wanted & valid)
+    image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, wanted & valid)
+    seen = image.any(axis=-1)
     there = hole & seen
     if unlikeness >= TWINS[1] or not there.any():
         return predicted
@@ -103,9 +104,9 @@ def with_twin(
     # Less and less towards the edge of what it shows, so that no step is left there.
     half = max(1.0, FADE * max(hole.shape))
     deep = _depth(there, round(6 * half))[there]
+    weights = weight * trust[there] * deep / (deep + np.float32(half))
     result = predicted.copy()
-    change = (unit(closed) - predicted[there]) * (weight * deep / (deep + np.float32(half)))[:, None]
-    result[there] = unit(predicted[there] + change)
+    result[there] = unit(predicted[there] + (unit(closed) - predicted[there]) * weights[:, None])
     return result
 
 
