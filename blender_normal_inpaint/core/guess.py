@@ -26,7 +26,7 @@ TWINS = (0.15, 0.22)
 
 #: How much the other half counts deep inside of what it shows; and how deep, as a share of the map's longer
 #: side, it counts half of that. The network is better along the border.
-SHARE, FADE = 0.8, 0.008
+SHARE, FADE = 0.9, 0.008
 
 
 def first_guess(
