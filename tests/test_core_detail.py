@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from blender_normal_inpaint.core import detail
+from blender_normal_inpaint.core.bands import from_detail, to_detail
 from blender_normal_inpaint.core.detail import add_detail
 from blender_normal_inpaint.core.errors import Cancelled
 
@@ -293,12 +293,12 @@ def test_rotation_by_detail_and_back(quarters: int) -> None:
     rng = np.random.default_rng(quarters)
     low = _unit(rng.standard_normal((400, 3)) + np.array([0, 0, 1.5])).T
     full = _unit(low.T + 0.3 * rng.standard_normal((400, 3))).T
-    d = detail._to_detail(low, full)
+    d = to_detail(low, full)
     near = np.abs(d) < 0.9
-    np.testing.assert_allclose(detail._from_detail(low, d)[:, near], full[:, near], atol=2e-5)
+    np.testing.assert_allclose(from_detail(low, d)[:, near], full[:, near], atol=2e-5)
     # Turning the shape and the whole about z by quarters turns the detail likewise.
     turn = np.linalg.matrix_power(np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), quarters).astype(np.float32)
-    turned = detail._to_detail(turn @ low, turn @ full)
+    turned = to_detail(turn @ low, turn @ full)
     np.testing.assert_allclose(turned[near], (d * 1j**quarters)[near], atol=2e-5)
 
 

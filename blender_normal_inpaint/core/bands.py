@@ -1,0 +1,338 @@
+"""Taking the surroundings of a hole apart into a shape and the detail on top of it.
+
+* Detail lives in a frame of its own: with the shortest-arc rotation R(b) that takes z to the shape's normal
+  b, the detail of a normal n is ``R(b)^T n``, a unit vector near z, and the way back is ``n = R(b) d``. This
+  is reoriented normal mapping (Barré-Brisebois and Hill, "Blending in Detail", 2012); it needs no tangent
+  frame, so the same code serves tangent, object and camera space. Its x and y are kept as one complex number:
+  turning a patch by a quarter is a product with i, mirroring it is a conjugate.
+* The split follows what the shape lacks. Octave by octave, its energy deep in the hole is compared with what
+  the surroundings let expect there, and the low-pass that separates the bands is mixed accordingly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .engine import BoolArray, FloatArray
+from .planes import convolve, enlarge, gaussian, margin, pull_push, shrink, unit
+
+ComplexArray = npt.NDArray[np.complex64]
+#: Takes the share of the work that is done; raises `errors.Cancelled` if the caller wants out.
+Tell = Callable[[float], None]
+
+#: Source windows below which there is too little to choose from.
+FEWEST = 48
+#: Root mean square of detail (as a sine) under which there is nothing to continue.
+FLAT = 2e-5
+#: What is louder than this many times the usual is no texture but a feature: a lid, a lip, a scar, a fold.
+LOUD = 3.0
+#: Side of the largest patches that detail is put together of, where the low-pass is wide and elsewhere.
+LARGEST = (128, 96)
+
+# Low-pass of the split, as a share of a working texel: an area average followed by an upsampling keeps half
+# the amplitude at a wavelength of about 3.5 working texels, a Gaussian of standard deviation s at 5.3 s.
+_CUT = 0.65
+# Octaves below the working resolution's own that a blurred shape may get back, and their widest Gaussian.
+_OCTAVES = 3
+_WIDEST = 26.0
+# Holes without an interior to measure: share of each band that is left to the detail, by the hole's mean
+# width in texels; the low-pass's standard deviation as a share of the width, and its least, in texels. Set so
+# that each octave of procedural skin keeps about four fifths of its strength, under the same bound.
+_THIN = ((4.0, 8.0, 16.0), ((1.0, 1.0, 1.0), (0.4, 0.65, 0.95), (0.15, 0.35, 0.75), (0.0, 0.1, 0.6)))
+_THIN_CUT = 0.28
+_THINNEST_CUT = 1.4
+# From one octave to the next lower one, texture hardly grows; a smooth shape, seen through the band's lower
+# flank, grows more than twofold (measured on faces without pores: 2.3 to 2.7; on skin: 0.3 to 1.8).
+_RISE = 2.0
+
+
+@dataclass
+class Scene:
+    """The part of the crop that is worked on, padded so that any patch fits.
+
+    Attributes:
+        composite: (3, H, W) known normals with the base in the hole, turned so that their mean is not near
+            -z.
+        turn: (3, 3) the rotation applied to `composite`, None for none.
+        area: (H, W) texels to fill.
+        known: (H, W) texels that may be sources.
+        origin: Row and column of the padded array's corner in the crop.
+        coarse: (4, H/f, W/f) low-pass normals (not unit) and share of known texels, the low-pass of the
+            split.
+        step: f, texels per coarse texel.
+        detail: (H, W) complex detail, known texels filled in.
+        strength: Factor of the finest octave (1 unless the base has some of it).
+        widest: Standard deviation in texels of the widest low-pass that takes part.
+        isotropic: True if turning patches does no harm.
+    """
+
+    composite: FloatArray
+    turn: FloatArray | None
+    area: BoolArray
+    known: BoolArray
+    origin: tuple[int, int]
+    coarse: FloatArray
+    step: int
+    detail: ComplexArray
+    strength: float
+    widest: float
+    isotropic: bool
+
+
+def split(
+    base: FloatArray,
+    normals: FloatArray,
+    area: BoolArray,
+    known: BoolArray,
+    space: str,
+    scale: float,
+    tell: Tell,
+) -> Scene | None:
+    """Take the known texels around the hole apart; None if there are too few or they have no detail."""
+    # The base meets the known texels, so in a thin hole it has their waves down to about the hole's own
+    # width.
+    width_of_hole = thickness(area)
+    cut = min(_CUT * scale, max(_THINNEST_CUT, _THIN_CUT * width_of_hole))
+    step = 1
+    while step * 2.5 * _CUT <= cut and step < 16:
+        step *= 2
+    octaves = int(np.clip(np.floor(np.log2(_WIDEST / cut)), 1, _OCTAVES))
+    largest = LARGEST[0] if cut * 2**octaves > 13 else LARGEST[1]
+    rows, cols = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
+    r0, r1, c0, c1 = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
+    # Enough to choose from: a hole's own area in a frame around it, without walking through a whole 8K map.
+    reach = int(max(2.25 * largest, 0.2 * max(r1 - r0, c1 - c0)))
+    r0, r1 = max(0, r0 - reach), min(area.shape[0], r1 + reach)
+    c0, c1 = max(0, c0 - reach), min(area.shape[1], c1 + reach)
+    crop = (slice(r0, r1), slice(c0, c1))
+    if np.count_nonzero(known[crop]) < FEWEST * 16:
+        return None
+
+    grain = max(16, step * 8)
+    pad = -(-largest // grain) * grain
+    height, width = (-(-n // grain) * grain + 2 * pad for n in (r1 - r0, c1 - c0))
+    inner = (slice(pad, pad + r1 - r0), slice(pad, pad + c1 - c0))
+    big_area = np.zeros((height, width), bool)
+    big_known = np.zeros((height, width), bool)
+    big_area[inner] = area[crop]
+    big_known[inner] = known[crop]
+    composite = np.zeros((3, height, width), np.float32)
+    for c in range(3):
+        target = composite[c][inner]
+        target[...] = normals[crop][..., c]
+        np.copyto(target, base[crop][..., c], where=area[crop])
+    weight = (big_area | big_known).astype(np.float32)
+    for c in range(3):
+        composite[c] *= weight  # invalid texels may hold anything
+    tell(0.1)
+
+    coarse_weight = shrink(weight, step)
+    coarse_known = shrink(big_known.astype(np.float32), step)
+    coarse = np.stack([shrink(composite[c], step) for c in range(3)])
+    turn = None if space == "tangent" else _turn_to_front(coarse, coarse_weight)
+    if turn is not None:
+        composite = np.einsum("ij,jhw->ihw", turn, composite, optimize=True).astype(np.float32)
+        coarse = np.einsum("ij,jhw->ihw", turn, coarse, optimize=True).astype(np.float32)
+    shape, strength, widest = _shaped_low_pass(
+        coarse, coarse_weight, coarse_known, cut / step, octaves, step > 1, width_of_hole
+    )
+    if strength == 0:
+        return None
+    scene = Scene(
+        composite=composite,
+        turn=turn,
+        area=big_area,
+        known=big_known,
+        origin=(r0 - pad, c0 - pad),
+        coarse=margin(shape),
+        step=step,
+        detail=np.zeros((height, width), np.complex64),
+        strength=strength,
+        widest=widest * step,
+        isotropic=False,
+    )
+    tell(0.2)
+
+    # Second moments of the known detail: how strong it is and whether it has a direction.
+    power, moment, count = 0.0, 0j, 0
+    for tile in tiles(scene, big_known):
+        mask = big_known[tile]
+        low, _ = low_unit(scene, tile)
+        d = to_detail(low, composite[(slice(None), *tile)])
+        d *= mask
+        scene.detail[tile] = d
+        power += float(np.vdot(d, d).real)
+        moment += complex(np.vdot(d.conj(), d))
+        count += int(np.count_nonzero(mask))
+    if count == 0 or power / count < FLAT**2:
+        return None
+    scene.isotropic = space != "object" and abs(moment) < 0.2 * power
+    return scene
+
+
+def _turn_to_front(coarse: FloatArray, weight: FloatArray) -> FloatArray | None:
+    """Rotation that brings the mean normal to z, where normals come near the singular direction -z."""
+    usable = weight > 0
+    if not (coarse[2][usable] < -0.3 * weight[usable]).any():
+        return None
+    mean = coarse.reshape(3, -1).sum(1).astype(np.float64)
+    length = float(np.linalg.norm(mean))
+    if length < 0.05 * float(weight.sum()):
+        return None
+    x, y, z = mean / length
+    if z < -0.9999:
+        return np.diag([1.0, -1.0, -1.0]).astype(np.float32)
+    k = 1 / (1 + z)
+    return np.array([[1 - x * x * k, -x * y * k, -x], [-x * y * k, 1 - y * y * k, -y], [x, y, z]], np.float32)
+
+
+def _shaped_low_pass(
+    coarse: FloatArray,
+    weight: FloatArray,
+    known: FloatArray,
+    cut: float,
+    octaves: int,
+    coarser: bool,
+    width: float,
+) -> tuple[FloatArray, float, float]:
+    """The shape under the detail: a low-pass whose response leaves to the detail what the base lacks.
+
+    Args:
+        coarse: (3, h, w) weighted means of the composite normals.
+        weight: (h, w) share of usable texels.
+        known: (h, w) share of known texels.
+        cut: Standard deviation of the first low-pass, in coarse texels.
+        octaves: Number of octaves below it that may be left to the detail.
+        coarser: True if `coarse` is not native: then the base has nothing of the finest band.
+        width: Mean width of the hole in native texels.
+
+    Returns:
+        (4, h, w) low-pass and share of known texels; strength of the finest band, 0 on a smooth surface;
+        the widest standard deviation used.
+    """
+    stack = np.concatenate([coarse, known[None], weight[None]])
+    # Area averages and the bilinear way back count for a quarter of a squared coarse texel together.
+    first = np.sqrt(max(cut * cut - (0.25 if coarser else 0.0), 0.04))
+    fine = convolve(stack, gaussian(first))
+    lows = [fine]
+    # Each next octave: half the size, where the remaining width is a short kernel.
+    level, have, shrunk = fine, cut, 1
+    pads = []
+    for k in range(1, octaves + 1):
+        h, w = level.shape[-2:]
+        pads.append((h, w))
+        level = np.pad(level, ((0, 0), (0, h % 2), (0, w % 2)), mode="edge")
+        level = shrink(level, 2)
+        shrunk *= 2
+        want = cut * 2**k
+        rest = np.sqrt(max(want * want - have * have, 0.0)) / shrunk
+        level = convolve(level, gaussian(float(np.sqrt(max(rest * rest - 0.3, 0.1)))))
+        have = want
+        back = level
+        for h, w in reversed(pads):
+            back = enlarge(margin(back), 2)[:, :h, :w]
+        lows.append(back)
+    shapes = [low[:3] / np.maximum(low[4], 1e-6) for low in lows]
+    inside = (lows[-1][3] < 0.02 * lows[-1][4]) & (weight > 0.99)
+    outside = ((known > 0.99) & (fine[3] > 0.99 * fine[4])).astype(np.float32)
+    if np.count_nonzero(inside) < 64:  # too thin to have an interior: one octave below the cut, by experience
+        inside[...] = False
+    gains = []
+    upper: npt.NDArray[Any] = coarse / np.maximum(weight, np.float32(1e-6))
+    amplitudes, usual = [], []
+    for shape in shapes:
+        amplitude = np.sqrt(np.square(upper - shape).sum(0))
+        loud = amplitude[(outside > 0) & (amplitude > FLAT)]
+        amplitudes.append(amplitude)
+        usual.append(float(np.median(loud)) if loud.size else 0.0)
+        upper = shape
+    texture = len(shapes)
+    for k in range(1, len(shapes)):
+        if usual[k] > _RISE * usual[k - 1]:
+            texture = k if k > 1 else 0
+            break
+    for k in range(len(shapes)):
+        if k >= texture:
+            gains.append(0.0)
+        elif k == 0 and coarser:
+            gains.append(1.0)
+        elif not inside.any():
+            gains.append(float(np.interp(width, _THIN[0], _THIN[1][min(k, 3)])))
+        else:
+            expected = pull_push(amplitudes[k] * outside, outside)[inside]
+            # Lids and lips beside the hole tell nothing of the skin's texture in it.
+            expected = np.minimum(expected, LOUD * usual[k])
+            want_energy = (
+                float(np.square(expected).mean()) * 1.3
+            )  # mean square of a Rayleigh-like field, see sqrt
+            have_energy = float(np.square(amplitudes[k][inside]).mean())
+            gains.append(float(np.sqrt(max(0.0, 1 - have_energy / max(want_energy, 1e-12)))))
+    for k in range(1, len(gains)):  # the finer band is never the better known one
+        gains[k] = min(gains[k], gains[k - 1])
+    strength = gains[0]
+    shares = [g / max(strength, 1e-6) for g in gains] + [0.0]
+    mixed = sum(
+        ((shares[k] - shares[k + 1]) * shapes[k] for k in range(len(shapes))), np.zeros_like(shapes[0])
+    )
+    reach = max((cut * 2**k for k in range(len(shapes)) if gains[k] > 0.3), default=cut)
+    ratio = lows[0 if reach <= cut else 1]
+    share = ratio[3] / np.maximum(ratio[4], 1e-6)
+    return np.concatenate([mixed, share[None]]).astype(np.float32), strength, reach
+
+
+def thickness(area: BoolArray) -> float:
+    """Mean width in texels of a mask: twice its area over its border's length."""
+    count = float(np.count_nonzero(area))
+    edge = np.count_nonzero(area[1:] != area[:-1]) + np.count_nonzero(area[:, 1:] != area[:, :-1])
+    return 2 * count / max(0.8 * edge, 1.0)
+
+
+def tiles(scene: Scene, wanted: BoolArray) -> list[tuple[slice, slice]]:
+    """Blocks with wanted texels: small enough for the processor's cache, aligned to the coarse grid."""
+    h, w = wanted.shape
+    tall, wide = 64, 512
+    return [
+        (slice(r, min(r + tall, h)), slice(c, min(c + wide, w)))
+        for r in range(0, h, tall)
+        for c in range(0, w, wide)
+        if wanted[r : r + tall, c : c + wide].any()
+    ]
+
+
+def low_unit(scene: Scene, tile: tuple[slice, slice]) -> tuple[FloatArray, FloatArray]:
+    """The low-pass of a tile at native resolution: (3, h, w) unit normals, (h, w) share of known texels."""
+    f = scene.step
+    rows, cols = (slice(s.start // f, s.stop // f + 2) for s in tile)
+    field = np.asarray(enlarge(scene.coarse[:, rows, cols], f), np.float32)
+    return unit(field[:3]), field[3]
+
+
+def to_detail(low: FloatArray, full: FloatArray) -> ComplexArray:
+    """``R(low)^T full`` of (3, ...) unit normals as x + iy; a detail that points inwards is laid flat."""
+    tz = np.maximum(low[2] + 1, np.float32(0.02))
+    q = (low[0] * full[0] + low[1] * full[1]) / tz + full[2]
+    out = np.empty(q.shape, np.complex64)
+    out.real = full[0] - low[0] * q
+    out.imag = full[1] - low[1] * q
+    z = tz * q - full[2]
+    back = z < 0.05
+    if back.any():
+        out[back] *= 0.99 / np.maximum(np.abs(out[back]), 0.3)
+    return out
+
+
+def from_detail(low: FloatArray, detail: ComplexArray) -> FloatArray:
+    """``R(low) d`` for (3, ...) unit normals and complex detail: (3, ...) unit normals."""
+    x, y = detail.real, detail.imag
+    square = x * x + y * y
+    shorten = np.where(square > 0.98, np.sqrt(0.98 / np.maximum(square, 0.98)), np.float32(1))
+    x, y = x * shorten, y * shorten
+    z = np.sqrt(1 - x * x - y * y)
+    tz = np.maximum(low[2] + 1, np.float32(0.02))
+    q = z - (low[0] * x + low[1] * y) / tz
+    return unit(np.stack([low[0] * q + x, low[1] * q + y, tz * q - z]))
