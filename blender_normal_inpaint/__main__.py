@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=_whole(1), metavar="N", help="processor threads for the network")
     run.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="another number, other pores")
     run.add_argument("--no-detail", action="store_true", help="only the shape, without pores and creases")
+    run.add_argument("--no-symmetry", action="store_true", help="nothing comes over from the other half")
     output = parser.add_argument_group("output")
     output.add_argument("--skip-existing", action="store_true", help="leave results that are already there")
     output.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -330,7 +331,9 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
             for notice in notices:
                 sys.stderr.write(f"Note: {notice}\n")
         encoding = Encoding(arguments.space, arguments.y_axis, arguments.up_axis, arguments.two_channel)
-        options = pipeline.Options(arguments.seed, arguments.dilate, not arguments.no_detail)
+        options = pipeline.Options(
+            arguments.seed, arguments.dilate, not arguments.no_detail, not arguments.no_symmetry
+        )
         bar = _Bar(len(tasks), quiet=False)
         for task in tasks:
             assert filler is not None

@@ -229,6 +229,22 @@ def folder(tmp_path):
     return maps
 
 
+def test_the_other_half_helps_unless_it_is_not_wanted(tmp_path):
+    truth = np.tile(wavy_normals(80, 80)[:, :40], (1, 2, 1))
+    truth[:, 40:] = truth[:, :40][:, ::-1] * np.array([-1, 1, 1], np.float32)
+    hole = disc(80, 80, 40, 18, 10)
+    source = write_raw(tmp_path / "face.exr", normals.encode(truth, Encoding(), np.float32))
+    mask = write_mask(tmp_path / "mask.png", hole)
+    errors = []
+    for more in ([], ["--no-symmetry"]):
+        target = tmp_path / "out.exr"
+        how = ["--mask", str(mask), "-o", str(target), "--space", "object", "--no-detail", *more]
+        assert cli.main([str(source), *how]) == 0
+        got = normals.decode_vectors(files.read_map(target).pixels, Encoding())
+        errors.append(normals.angular_error(got, truth)[hole].mean())
+    assert errors[0] < 0.3 * errors[1]
+
+
 def run_folder(folder, out, *more):
     return cli.main([str(folder), "--mask-suffix", "_mask", "-o", str(out), "--no-detail", *more])
 

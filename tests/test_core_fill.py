@@ -77,11 +77,9 @@ def test_a_face_is_filled_with_its_other_half_too():
     for (face, valid), gain in ((head(160), 0.9), (head(160, 0.15), 0.9), (waves, 1)):
         hole = disc(160, 160, 69, 66, 14)  # of the straight head, the left eye
         errors = []
-        for asked in (True, False):
-            with pytest.MonkeyPatch.context() as patch:
-                if not asked:
-                    patch.setattr(fill, "with_twin", lambda predicted, *_: predicted)
-                got = fill.fill_crop(crop_of(face, hole, valid, space="camera"), FakeEngine())
+        for symmetry in (True, False):
+            crop = crop_of(face, hole, valid, space="camera", symmetry=symmetry)
+            got = fill.fill_crop(crop, FakeEngine())
             errors.append(float(angular_error(got, face)[hole].mean()))
         assert errors[0] < gain * errors[1] if gain < 1 else errors[0] == errors[1]
 
@@ -229,7 +227,7 @@ def test_crop_survives_being_taken_apart():
     valid = np.ones((20, 20), bool)
     normals = wavy_normals(20, 20)
     for wide in (None, Wide(normals, hole, valid, 3, -5, -6)):
-        crop = Crop(normals, hole, valid, "camera", 7, False, wide)
+        crop = Crop(normals, hole, valid, "camera", 7, False, False, wide)
         again = Crop.from_parts(crop.arrays(), crop.fields())
         assert again.fields() == crop.fields()
         assert all(np.array_equal(again.arrays()[name], array) for name, array in crop.arrays().items())

@@ -32,6 +32,8 @@ def test_the_other_half_of_a_layout_is_used_where_it_is_better() -> None:
     helped, sure = first_guess(truth, hole, valid, "object")
     assert np.array_equal(sure, hole)
     assert angular_error(helped, truth)[hole].mean() < 0.2 * angular_error(alone, truth)[hole].mean()
+    unasked, sure = first_guess(truth, hole, valid, "object", symmetry=False)
+    assert np.array_equal(unasked, alone) and not sure.any()
 
 
 def test_what_nothing_known_reaches_has_no_guess() -> None:

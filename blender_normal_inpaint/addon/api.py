@@ -47,6 +47,7 @@ def inpaint(
     two_channel: bool = False,
     grow: int = 0,
     detail: bool = True,
+    symmetry: bool = True,
     seed: int = 0,
     progress: Callable[[float, str], None] | None = None,
 ) -> bpy.types.Image:
@@ -63,6 +64,7 @@ def inpaint(
         two_channel: Whether blue is worked out from red and green.
         grow: Texels by which the mask is widened.
         detail: Whether fine detail is continued into the hole.
+        symmetry: Whether the face's other half may tell what lies in it.
         seed: Another number gives other detail.
         progress: Told how far it is, 0..1, and what it does.
 
@@ -82,7 +84,8 @@ def inpaint(
             raise ValueError(f"{value!r} is none of {', '.join(known)}")
     if mask is None:
         mask = settings_of(bpy.context.scene).mask
-    choices = repair.Choices(space.upper(), green.upper(), up_axis.upper(), two_channel, grow, detail, seed)
+    how = (space.upper(), green.upper(), up_axis.upper(), two_channel)
+    choices = repair.Choices(*how, grow, detail, symmetry, seed)
     if jobs.running() is not None:
         raise InpaintError("busy")
     task = repair.prepare(
@@ -125,6 +128,7 @@ def inpaint_files(
     two_channel: bool = False,
     grow: int = 0,
     detail: bool = True,
+    symmetry: bool = True,
     seed: int = 0,
 ) -> tuple[list[Path], list[tuple[Path, InpaintError]]]:
     """Repair files, each with its mask; a bad one does not stop the others.
@@ -138,6 +142,7 @@ def inpaint_files(
         two_channel: As for `inpaint`.
         grow: As for `inpaint`.
         detail: As for `inpaint`.
+        symmetry: As for `inpaint`.
         seed: As for `inpaint`.
 
     Returns:
@@ -147,7 +152,8 @@ def inpaint_files(
     folder.mkdir(parents=True, exist_ok=True)
     done: list[Path] = []
     failed: list[tuple[Path, InpaintError]] = []
-    choices = repair.Choices(space.upper(), green.upper(), up_axis.upper(), two_channel, grow, detail, seed)
+    how = (space.upper(), green.upper(), up_axis.upper(), two_channel)
+    choices = repair.Choices(*how, grow, detail, symmetry, seed)
     for source, mask in pairs:
         loaded: list[bpy.types.Image] = []
         try:

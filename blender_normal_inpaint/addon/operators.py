@@ -40,6 +40,7 @@ def choices_of(scene: bpy.types.Scene | None) -> repair.Choices:
         two_channel=settings.two_channel,
         grow=settings.grow,
         detail=settings.detail,
+        symmetry=settings.symmetry,
         seed=settings.seed,
     )
 

@@ -128,6 +128,7 @@ class _Settings:
         column = layout.column()
         column.prop(settings, "valid")
         column.prop(settings, "grow")
+        column.prop(settings, "symmetry")
         column.prop(settings, "detail")
         row = column.row()
         row.active = settings.detail

@@ -73,6 +73,12 @@ class NORMALINPAINT_settings(bpy.types.PropertyGroup):
         description="Continue the fine structure of the skin around the hole into it",
         default=True,
     )
+    symmetry: bpy.props.BoolProperty(
+        name="Symmetry",
+        description="Let the face's other half tell what is hidden, where both halves are alike. "
+        "Turn it off if a scar or a mole comes over from there",
+        default=True,
+    )
     seed: bpy.props.IntProperty(name="Seed", description="Another number gives other fine detail", min=0)
 
 

@@ -35,6 +35,7 @@ class Choices:
     two_channel: bool = False
     grow: int = 0
     detail: bool = True
+    symmetry: bool = True
     seed: int = 0
 
 
@@ -280,7 +281,7 @@ def prepare(
         path=_origin(source),
         file_format=images.format_of(source),
         encoding=encoding,
-        options=Options(seed=choices.seed, dilate=choices.grow, detail=choices.detail),
+        options=Options(choices.seed, choices.grow, choices.detail, choices.symmetry),
         worker=preferences.worker_options(),
         place=found.place if found is not None else None,
         notices=notices,

@@ -58,7 +58,8 @@ class Crop:
     first) at known texels and finite anywhere else. `hole` and `valid` are bool (h, w): `hole` is what
     to fill, `valid` is False where there is no surface. Known texels are `valid & ~hole`. `wide`, where
     given, is what the network sees instead of the crop itself, so that a crop of native texels can stay
-    small while its context is large.
+    small while its context is large. `detail` says whether fine detail is continued into the hole, `symmetry`
+    whether the face's other half may tell what lies in it.
     """
 
     normals: FloatArray
@@ -67,6 +68,7 @@ class Crop:
     space: str = "tangent"
     seed: int = 0
     detail: bool = True
+    symmetry: bool = True
     wide: Wide | None = None
 
     def arrays(self) -> dict[str, Pixels]:
@@ -83,7 +85,8 @@ class Crop:
         wide = None
         if self.wide is not None:
             wide = {key: getattr(self.wide, key) for key in ("step", "top", "left", "seed")}
-        return {"space": self.space, "seed": self.seed, "detail": self.detail, "wide": wide}
+        chosen = {key: getattr(self, key) for key in ("space", "seed", "detail", "symmetry")}
+        return {**chosen, "wide": wide}
 
     @staticmethod
     def from_parts(arrays: Mapping[str, Pixels], fields: Mapping[str, Any]) -> Crop:
@@ -111,6 +114,7 @@ class Crop:
             space=str(fields["space"]),
             seed=int(fields["seed"]),
             detail=bool(fields["detail"]),
+            symmetry=bool(fields["symmetry"]),
             wide=wide,
         )
 

@@ -173,7 +173,8 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         tall, broad = hole.shape[0] * block * step, hole.shape[1] * block * step
     # Detail between the network's texels and the context's is seen on the context's grid alone.
     coarse = block * step > 1 and crop.detail
-    field, scale = _shape(normals, hole, valid, crop.space, engine, seed if coarse else None)
+    how = (crop.space, crop.symmetry, seed if coarse else None)
+    field, scale = _shape(normals, hole, valid, how, engine)
     texels = tall / hole.shape[0]
     return _Context(field, top, left, tall, broad, texels if coarse else max(1.0, texels / scale))
 
@@ -183,7 +184,7 @@ _last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray, float]] = weak
 
 
 def _shape(
-    normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str, engine: Engine, seed: int | None
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, how: tuple[str, bool, int | None], engine: Engine
 ) -> tuple[FloatArray, float]:
     """A context with its holes filled.
 
@@ -191,16 +192,17 @@ def _shape(
         normals: float32 (h, w, 3), unit at known texels.
         hole: bool (h, w).
         valid: bool (h, w), holes lie within.
-        space: of the vectors.
+        how: the space of the vectors; whether the face's other half may help; and the seed of the detail that
+            the holes get at this size, None for none.
         engine: the network.
-        seed: of the detail that the holes get at this size; None for none.
 
     Returns:
         float32 (h, w, 3): the known normals, the closed prediction, and harmless values off the surface,
         for interpolation reaches two texels past its edge; and the network's texels per texel, at most 1.
     """
     card = engine.card
-    digest = hashlib.sha256(f"{space} {hole.shape} {seed}".encode())
+    space, symmetry, seed = how
+    digest = hashlib.sha256(f"{how} {hole.shape}".encode())
     for array in (normals, hole, valid):
         digest.update(np.ascontiguousarray(array).data)
     remembered = _last.get(engine)
@@ -212,7 +214,7 @@ def _shape(
     width = max(1, round(hole.shape[1] * scale))
     # Guessed where all that is known is seen. At the network's size a texel that is hidden in part has the
     # mean of its known part, which lies beside its middle; with the guess it has the mean of the whole.
-    guess, sure = first_guess(normals, hole & valid, valid, space, scale)
+    guess, sure = first_guess(normals, hole & valid, valid, space, scale, symmetry=symmetry)
     normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
     small_normals, small_hole, small_valid = shrink(normals, hole, valid, height, width)
     if not (small_valid & ~small_hole).any():
@@ -241,7 +243,7 @@ def _shape(
     field = np.where(known[..., None], normals, predicted)
     if hole.any():
         field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
-        if space == "camera":
+        if symmetry and space == "camera":
             field = with_twin(field, normals, hole, valid, scale)
         if seed is not None:
             field = add_detail(field, normals, hole, valid, space, 1 / scale, np.random.default_rng(seed))

@@ -36,6 +36,7 @@ def first_guess(
     space: str,
     scale: float = 1.0,
     steps: int = tension.STEPS,
+    symmetry: bool = True,
 ) -> tuple[FloatArray, BoolArray]:
     """Continue the known texels into the hole, level and slope, and the other half of a UV layout with them.
 
@@ -46,6 +47,7 @@ def first_guess(
         space: "tangent", "object" or "camera". In camera space the other half is left alone, see `with_twin`.
         scale: texels of the network's grid for one of these.
         steps: of the solver, at most.
+        symmetry: whether the other half is looked for.
 
     Returns:
         float32 (h, w, 3): the known normals, the guess in the hole (unit, or zero where nothing known can
@@ -58,7 +60,7 @@ def first_guess(
     sure = np.zeros(hole.shape, np.bool_)
     if not unknown.any() or not known.any():
         return result, sure
-    if space != "camera":
+    if symmetry and space != "camera":
         twin, there, unlikeness = _other_half(normals, unknown, known, space, scale, steps)
         if there.any():
             result[there] = twin

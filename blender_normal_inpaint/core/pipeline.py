@@ -44,11 +44,13 @@ class Options:
         seed: Another seed gives other pores on the same shape; the same seed the same texels.
         dilate: Texels by which the mask is grown first, in all eight directions.
         detail: Whether fine detail is continued into the hole.
+        symmetry: Whether the face's other half may tell what lies in the hole.
     """
 
     seed: int = 0
     dilate: int = 0
     detail: bool = True
+    symmetry: bool = True
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ def _crop(job: _Job, region: Region, wide: Wide | None, options: Options, space:
     # A seed for each place, so that two holes do not get the same pores.
     state = np.random.SeedSequence([options.seed & 0xFFFFFFFF, region.tile.top, region.tile.left])
     seed = int(state.generate_state(1)[0]) & 0x7FFFFFFF
-    return Crop(unit(vectors), hole, valid, space, seed, options.detail, wide)
+    return Crop(unit(vectors), hole, valid, space, seed, options.detail, options.symmetry, wide)
 
 
 def _check_filled(filled: FloatArray, crop: Crop) -> None:

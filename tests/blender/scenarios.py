@@ -794,6 +794,29 @@ def scripting(work: Path) -> None:
     path = api.save_result(result, work / "result.exr")
     assert path.is_file()
 
+    # The other half of a symmetric map tells what is hidden, unless that is not wanted.
+    values = normals()
+    values[:, WIDTH // 2 :] = values[:, : WIDTH // 2][:, ::-1] * (-1, 1, 1)
+    box = np.s_[HEIGHT // 3 : HEIGHT // 2, WIDTH // 3 : WIDTH // 2]
+
+    def off(image: Any) -> float:
+        return float(np.abs(read(image)[box][..., :3] * 2 - 1 - values[box]).mean())
+
+    errors = {}
+    for symmetry in (True, False):
+        clear()
+        even = image_from(values * 0.5 + 0.5, "even")
+        how = {"space": "object", "up_axis": "y", "detail": False, "symmetry": symmetry}
+        errors[symmetry] = off(api.inpaint(even, box_mask(), **how))
+        clear()
+        simple_scene(image_from(values * 0.5 + 0.5, "even"))
+        for name, value in how.items():
+            setattr(settings(), name, value.upper() if isinstance(value, str) else value)
+        inpaint()
+        assert abs(off(bpy.data.images["even_inpainted"]) - errors[symmetry]) < 1e-6
+    assert errors[True] < 0.3 * errors[False], errors
+    clear()
+
     pairs = []
     for index in range(2):
         for kind, image in (("map", normal_image()), ("mask", box_mask())):
