@@ -75,12 +75,18 @@ def shrink(normals: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     """Average packed maps (n, h, w, 3) over factor x factor texels, surface texels only."""
     if factor == 1:
         return normals
-    packed = torch.from_numpy(normals).permute(0, 3, 1, 2).float()
-    valid = (packed.amax(dim=1, keepdim=True) > 0).float()
-    share = functional.avg_pool2d(valid, factor)
-    mean = functional.avg_pool2d(packed * valid, factor) / share.clamp_min(1e-6)
-    mean = torch.where(share >= 0.5, mean.round(), 0).to(torch.uint8)
-    return np.ascontiguousarray(mean.permute(0, 2, 3, 1).numpy())
+    count, height, width, _ = normals.shape
+    result = np.empty((count, height // factor, width // factor, 3), np.uint8)
+    # A few at a time: among large arrays that go again, small ones that stay would leave gaps in memory.
+    for start in range(0, count, 8):
+        part = slice(start, start + 8)
+        packed = torch.from_numpy(normals[part]).permute(0, 3, 1, 2).float()
+        valid = (packed.amax(dim=1, keepdim=True) > 0).float()
+        share = functional.avg_pool2d(valid, factor)
+        mean = functional.avg_pool2d(packed * valid, factor) / share.clamp_min(1e-6)
+        mean = torch.where(share >= 0.5, mean.round(), 0).to(torch.uint8)
+        result[part] = mean.permute(0, 2, 3, 1).numpy()
+    return result
 
 
 class _Steps(Dataset[Batch]):
