@@ -332,7 +332,10 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
                 sys.stderr.write(f"Note: {notice}\n")
         encoding = Encoding(arguments.space, arguments.y_axis, arguments.up_axis, arguments.two_channel)
         options = pipeline.Options(
-            arguments.seed, arguments.dilate, not arguments.no_detail, not arguments.no_symmetry
+            seed=arguments.seed,
+            dilate=arguments.dilate,
+            detail=not arguments.no_detail,
+            symmetry=not arguments.no_symmetry,
         )
         bar = _Bar(len(tasks), quiet=False)
         for task in tasks:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import bpy
 
@@ -33,6 +33,11 @@ def _named(image: ImageLike, role: str) -> bpy.types.Image | None:
             "no_pixels", f'There is no image "{image}" in this file.', f"Name the {role} as it is listed."
         )
     return found
+
+
+def _choices(space: str, green: str, up_axis: str, **others: Any) -> repair.Choices:
+    """Choices by the names of the panel's settings, in small letters as scripts give them."""
+    return repair.Choices(space.upper(), green.upper(), up_axis.upper(), **others)
 
 
 def inpaint(
@@ -84,8 +89,9 @@ def inpaint(
             raise ValueError(f"{value!r} is none of {', '.join(known)}")
     if mask is None:
         mask = settings_of(bpy.context.scene).mask
-    how = (space.upper(), green.upper(), up_axis.upper(), two_channel)
-    choices = repair.Choices(*how, grow, detail, symmetry, seed)
+    choices = _choices(
+        space, green, up_axis, two_channel=two_channel, grow=grow, detail=detail, symmetry=symmetry, seed=seed
+    )
     if jobs.running() is not None:
         raise InpaintError("busy")
     task = repair.prepare(
@@ -152,8 +158,9 @@ def inpaint_files(
     folder.mkdir(parents=True, exist_ok=True)
     done: list[Path] = []
     failed: list[tuple[Path, InpaintError]] = []
-    how = (space.upper(), green.upper(), up_axis.upper(), two_channel)
-    choices = repair.Choices(*how, grow, detail, symmetry, seed)
+    choices = _choices(
+        space, green, up_axis, two_channel=two_channel, grow=grow, detail=detail, symmetry=symmetry, seed=seed
+    )
     for source, mask in pairs:
         loaded: list[bpy.types.Image] = []
         try:

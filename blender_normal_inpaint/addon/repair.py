@@ -281,7 +281,9 @@ def prepare(
         path=_origin(source),
         file_format=images.format_of(source),
         encoding=encoding,
-        options=Options(choices.seed, choices.grow, choices.detail, choices.symmetry),
+        options=Options(
+            seed=choices.seed, dilate=choices.grow, detail=choices.detail, symmetry=choices.symmetry
+        ),
         worker=preferences.worker_options(),
         place=found.place if found is not None else None,
         notices=notices,

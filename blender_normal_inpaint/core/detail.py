@@ -8,13 +8,12 @@ averaging vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from .bands import Scene, from_detail, low_unit, split, tiles
-from .engine import BoolArray, FloatArray
+from .engine import BoolArray, Cancel, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled
+from .modelcard import SPACES
 from .planes import unit
 from .quilting import quilt
 
@@ -28,8 +27,8 @@ def add_detail(
     scale: float,
     rng: np.random.Generator,
     *,
-    progress: Callable[[float, str], None] | None = None,
-    cancel: Callable[[], bool] | None = None,
+    progress: Progress = no_progress,
+    cancel: Cancel = never_cancel,
 ) -> FloatArray:
     """Give the repaired hole the pores and creases of its surroundings.
 
@@ -62,16 +61,15 @@ def add_detail(
         raise ValueError(f"base and normals must both be (h, w, 3), got {base.shape} and {normals.shape}")
     if hole.shape != base.shape[:2] or valid.shape != base.shape[:2]:
         raise ValueError(f"masks must be {base.shape[:2]}, got {hole.shape} and {valid.shape}")
-    if space not in ("tangent", "object", "camera"):
+    if space not in SPACES:
         raise ValueError(f"unknown space {space!r}")
     if not np.isfinite(scale):
         raise ValueError("scale must be finite")
 
     def tell(fraction: float) -> None:
-        if cancel is not None and cancel():
+        if cancel():
             raise Cancelled()
-        if progress is not None:
-            progress(fraction, "Adding skin detail")
+        progress(fraction, "Adding skin detail")
 
     out = base.copy()
     area = hole & valid

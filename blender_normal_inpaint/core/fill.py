@@ -173,8 +173,7 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         tall, broad = hole.shape[0] * block * step, hole.shape[1] * block * step
     # Detail between the network's texels and the context's is seen on the context's grid alone.
     coarse = block * step > 1 and crop.detail
-    how = (crop.space, crop.symmetry, seed if coarse else None)
-    field, scale = _shape(normals, hole, valid, how, engine)
+    field, scale = _shape(normals, hole, valid, crop.space, crop.symmetry, engine, seed if coarse else None)
     texels = tall / hole.shape[0]
     return _Context(field, top, left, tall, broad, texels if coarse else max(1.0, texels / scale))
 
@@ -184,7 +183,13 @@ _last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray, float]] = weak
 
 
 def _shape(
-    normals: FloatArray, hole: BoolArray, valid: BoolArray, how: tuple[str, bool, int | None], engine: Engine
+    normals: FloatArray,
+    hole: BoolArray,
+    valid: BoolArray,
+    space: str,
+    symmetry: bool,
+    engine: Engine,
+    seed: int | None,
 ) -> tuple[FloatArray, float]:
     """A context with its holes filled.
 
@@ -192,17 +197,17 @@ def _shape(
         normals: float32 (h, w, 3), unit at known texels.
         hole: bool (h, w).
         valid: bool (h, w), holes lie within.
-        how: the space of the vectors; whether the face's other half may help; and the seed of the detail that
-            the holes get at this size, None for none.
+        space: of the vectors.
+        symmetry: whether the face's other half may help.
         engine: the network.
+        seed: of the detail that the holes get at this size; None for none.
 
     Returns:
         float32 (h, w, 3): the known normals, the closed prediction, and harmless values off the surface,
         for interpolation reaches two texels past its edge; and the network's texels per texel, at most 1.
     """
     card = engine.card
-    space, symmetry, seed = how
-    digest = hashlib.sha256(f"{how} {hole.shape}".encode())
+    digest = hashlib.sha256(f"{space} {symmetry} {hole.shape} {seed}".encode())
     for array in (normals, hole, valid):
         digest.update(np.ascontiguousarray(array).data)
     remembered = _last.get(engine)

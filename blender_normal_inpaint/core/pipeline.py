@@ -309,7 +309,9 @@ def _crop(job: _Job, region: Region, wide: Wide | None, options: Options, space:
     # A seed for each place, so that two holes do not get the same pores.
     state = np.random.SeedSequence([options.seed & 0xFFFFFFFF, region.tile.top, region.tile.left])
     seed = int(state.generate_state(1)[0]) & 0x7FFFFFFF
-    return Crop(unit(vectors), hole, valid, space, seed, options.detail, options.symmetry, wide)
+    return Crop(
+        unit(vectors), hole, valid, space, seed, detail=options.detail, symmetry=options.symmetry, wide=wide
+    )
 
 
 def _check_filled(filled: FloatArray, crop: Crop) -> None:

@@ -9,9 +9,6 @@ import numpy.typing as npt
 
 from .engine import FloatArray
 
-#: A short low-pass.
-BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / np.float32(16)
-
 
 def shrink(field: FloatArray, step: int) -> FloatArray:
     """Mean over blocks of step x step in the last two axes, whose lengths are multiples of step."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .bands import FEWEST, FLAT, LARGEST, LOUD, ComplexArray, Scene, Tell, thickness
 from .engine import BoolArray, FloatArray
-from .planes import BINOMIAL, convolve, enlarge, margin, pull_push, shrink, unit
+from .planes import convolve, enlarge, margin, pull_push, shrink, unit
 from .resample import area_table
 
 Ints = npt.NDArray[np.int64]
@@ -29,6 +29,8 @@ _CANDIDATES = 64  # windows scored for each patch
 _SAMPLES = 256  # texels of the overlap compared for each of them
 # What is quieter than the usual by more than this is no even texture: a gap of the layout, a smooth lid.
 _BARE = 8.0
+# A short low-pass.
+_BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / np.float32(16)
 
 
 def quilt(scene: Scene, rng: np.random.Generator, tell: Tell) -> bool:
@@ -312,12 +314,12 @@ def _join(gap: ComplexArray, known: BoolArray) -> ComplexArray:
     if step >= 2:
         even = step // 2 * 2
         packed = np.stack([gap.real, gap.imag, mask])
-        low = convolve(shrink(packed, even), BINOMIAL)
+        low = convolve(shrink(packed, even), _BINOMIAL)
         reach = np.minimum(1, 2 * low[2]) / np.maximum(low[2], 1e-6)
         wide = enlarge(margin(low[:2] * reach), even)
         out = (wide[0] + 1j * wide[1]).astype(np.complex64)
         gap = (gap - out) * mask
-    packed = convolve(np.stack([gap.real, gap.imag, mask]), BINOMIAL)
+    packed = convolve(np.stack([gap.real, gap.imag, mask]), _BINOMIAL)
     reach = np.minimum(1, 3.2 * packed[2]) / np.maximum(packed[2], 1e-6)
     out += ((packed[0] + 1j * packed[1]) * reach).astype(np.complex64)
     return out
