@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import json
 import platform
 import re
 import shutil
@@ -29,6 +30,9 @@ PACKAGE = ROOT / "blender_normal_inpaint"
 
 #: What of the package goes into the extension; anything else in its folders is left out.
 SUFFIXES = {".py", ".toml", ".json", ".onnx", ".safetensors"}
+
+#: The card of the network that tells which way a head looks.
+POSE_CARD = "head_pose.json"
 
 #: The earliest moment that a zip can hold: every entry carries it.
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)
@@ -214,7 +218,8 @@ def stage(target: Path, models: Path | None = None) -> None:
 
     Args:
         target: A new folder.
-        models: A folder with a model card and its weights to bundle in place of the package's own.
+        models: A folder with a model card and its weights to bundle in place of the package's own. The
+            small network for heads' poses is always the package's.
 
     Raises:
         BuildError: The weights are missing or do not match their card.
@@ -229,6 +234,7 @@ def stage(target: Path, models: Path | None = None) -> None:
         shutil.copyfile(source, target / relative)
     shutil.copyfile(ROOT / "LICENSE", target / "LICENSE")
     _stage_models(models or PACKAGE / "models", target / "models")
+    _stage_pose(target / "models")
 
 
 def _stage_models(source: Path, target: Path) -> None:
@@ -249,6 +255,19 @@ def _stage_models(source: Path, target: Path) -> None:
             shutil.copyfile(weights, target / weights.name)
     except InpaintError as error:
         raise BuildError(f"The weights cannot be bundled: {error.message} ({error.detail})") from error
+
+
+def _stage_pose(target: Path) -> None:
+    source = PACKAGE / "models"
+    try:
+        entry = json.loads((source / POSE_CARD).read_text(encoding="utf-8"))["file"]
+        weights = (source / str(entry["file"])).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BuildError(f"The head pose network cannot be bundled: {error}") from error
+    if hashlib.sha256(weights).hexdigest() != entry["sha256"]:
+        raise BuildError(f"{entry['file']} does not match its card {POSE_CARD}")
+    for name in (POSE_CARD, str(entry["file"])):
+        shutil.copyfile(source / name, target / name)
 
 
 def write_manifest(folder: Path, system: str, wheels: list[str]) -> dict[str, object]:

@@ -153,7 +153,8 @@ def test_people_repeat_and_splits_differ(tiny: IctModel) -> None:
 def test_views_show_the_head(tiny: IctModel) -> None:
     rng = np.random.default_rng(0)
     views = render_views(tiny.head(rng), rng, 3, 48)
-    for normals, valid in views:
+    for normals, valid, across in views:
+        assert np.linalg.norm(across) == pytest.approx(1, abs=1e-5)
         assert valid.mean() > 0.15
         assert np.median(normals[valid][:, 2]) > 0.3  # the surface faces the viewer
         assert (normals[~valid] == 0).all()

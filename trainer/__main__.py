@@ -1,4 +1,4 @@
-"""The trainer's command line: prepare data, train, evaluate, export, and the papers' comparison."""
+"""The trainer's command line: prepare data, train, evaluate, export; pose; and the papers' comparison."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         people=arguments.people,
         views=arguments.views,
         skin_share=arguments.skin_share,
+        head_spaces=arguments.head_spaces,
         processes=arguments.processes,
         seed=arguments.seed,
     )
@@ -197,6 +198,19 @@ def _export(arguments: argparse.Namespace) -> None:
     print(f"{card.name} {card.version}: parity {card.figures['onnx_parity']:.1e}")
 
 
+def _pose(arguments: argparse.Namespace) -> None:
+    from . import pose
+    from .shards import read_note
+
+    known = pose.Settings.__dataclass_fields__
+    given = {k: v for k, v in vars(arguments).items() if k in known and v is not None}
+    pose.train(arguments.run, pose.Settings(**{**given, "data": str(arguments.data)}), _print)
+    named = read_note(arguments.data).get("sources", [])
+    sources = [dict(SOURCES[name]) for name in named if name in SOURCES]
+    path = pose.export(arguments.run, arguments.run, sources, arguments.version, arguments.licence)
+    print(f"written: {path}")
+
+
 def _study(arguments: argparse.Namespace) -> None:
     import torch
 
@@ -241,6 +255,10 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument(
         "--skin-share", type=float, default=0.35, help="share of rendered heads that wear procedural skin"
     )
+    make.add_argument(
+        "--head-spaces", nargs="+", choices=["camera", "object"], default=["camera", "object"],
+        help="spaces of the maps that are made of heads",
+    )  # fmt: skip
     make.add_argument("--processes", type=int, default=1, help="that make shards at the same time")
     make.add_argument("--seed", type=int, default=1)
     make.set_defaults(call=_prepare)
@@ -305,6 +323,20 @@ def parser() -> argparse.ArgumentParser:
         "--trained-on", nargs="*", choices=sorted(SOURCES), help="for the card; by default what the run tells"
     )
     write.set_defaults(call=_export)
+
+    head = verbs.add_parser("pose", help="train the network that tells which way a head looks, or go on")
+    head.add_argument("run", type=Path, help="the run's folder; the weights are written there")
+    head.add_argument("--data", type=Path, required=True, help="folder of shards with heads in camera space")
+    head.add_argument("--steps", type=int, help="20,000 by default")
+    head.add_argument("--batch", type=int)
+    head.add_argument("--lr", type=float)
+    head.add_argument("--seed", type=int)
+    head.add_argument("--loaders", type=int, help="processes that make batches ahead")
+    head.add_argument("--threads", type=int, help="CPU threads")
+    head.add_argument("--precision", choices=["float32", "bfloat16"])
+    head.add_argument("--version", default="1", help="of the weights")
+    head.add_argument("--licence", default="GPL-3.0-or-later", help="of the weights")
+    head.set_defaults(call=_pose)
 
     from .masks import STYLES
 

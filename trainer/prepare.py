@@ -60,14 +60,15 @@ def camera_views(
     skin_share: float = 0.0,
 ) -> Shard:
     """Render a shard of camera-space views of random heads, a share of them with skin on."""
-    maps, identity = [], []
+    maps, identity, across = [], [], []
     for person in range(shard * people, (shard + 1) * people):
         rng = person_rng(source, split, person, seed)
         head = model.head(rng)
-        for normals, valid in render_views(head, rng, views, size, skin_share=skin_share):
+        for normals, valid, direction in render_views(head, rng, views, size, skin_share=skin_share):
             maps.append(encode(normals, valid))
             identity.append(person)
-    return Shard(np.stack(maps), np.array(identity, np.int64), "camera")
+            across.append(direction)
+    return Shard(np.stack(maps), np.array(identity, np.int64), "camera", np.stack(across))
 
 
 def object_maps(layout: Layout, shard: int, *, source: str, split: str, people: int, seed: int) -> Shard:
@@ -251,6 +252,7 @@ def prepare(
     people: int = 32,
     views: int = 5,
     skin_share: float = 0.35,
+    head_spaces: Sequence[str] = ("camera", "object"),
     seed: int = 1,
     processes: int = 1,
     say: Callable[[str], None] = print,
@@ -271,6 +273,7 @@ def prepare(
         people: people per shard.
         views: views per person, crops per map for a folder.
         skin_share: share of rendered heads whose surface wears procedural skin.
+        head_spaces: of the maps that are made of heads: camera, object, or both.
         seed: of everything drawn.
         processes: how many make shards at the same time; the shards are the same ones.
         say: takes lines of progress.
@@ -312,15 +315,16 @@ def prepare(
     for name, model in models.items():
         if name == "anny" and "makehuman" not in sources:
             continue
-        layout = model.layout(size)
+        view = partial(
+            camera_views, model, source=name, people=people, views=views, size=size, seed=seed,
+            skin_share=skin_share,
+        )  # fmt: skip
+        flat = partial(object_maps, model.layout(size), source=name, people=people, seed=seed)
+        makers = {"camera": view, "object": flat}
         for split, count in counts.items():
-            view = partial(
-                camera_views, model, source=name, split=split, people=people, views=views, size=size,
-                seed=seed, skin_share=skin_share,
-            )  # fmt: skip
-            fill_folder(out / split, f"{name}_camera", count, view, say, processes)
-            flat = partial(object_maps, layout, source=name, split=split, people=people, seed=seed)
-            fill_folder(out / split, f"{name}_object", count, flat, say, processes)
+            for head_space in head_spaces:
+                make = partial(makers[head_space], split=split)
+                fill_folder(out / split, f"{name}_{head_space}", count, make, say, processes)
     if "skin" in sources:
         layout = next(iter(models.values())).layout(size)
         for split, count in counts.items():

@@ -1,16 +1,17 @@
 """A head's other half in camera space: its relief, and the plane that it is symmetric about.
 
 Seen from aside the halves of a face are not each other's mirror image in the picture, but they still are in
-space. A repaired map tells the relief, by integration; the relief tells the plane about which it and its
-normals are most alike when mirrored; and mirrored about that plane, what one side shows lies on what the
-other hides. The answer of the network in the hole need only be good enough to tell where things lie.
+space. A repaired map tells the relief, by integration. Which way the head looks (`pose`), and about which
+plane relief and normals are most alike when mirrored, tell the plane of symmetry; and mirrored about that
+plane, what one side shows lies on what the other hides. The answer of the network in the hole need only be
+good enough to tell where things lie.
 
 The camera is taken to be far away: its rays are parallel.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
 from .normals import unit
+from .pose import Pose, pose
 from .resample import block_sum, enlarge, spread
 
 #: Texels along the longer side of the grids on which the plane is looked for, and found.
@@ -48,9 +50,16 @@ BEHIND, NEAR = 0.05, 0.06
 #: lines gain as much.
 CLOSE, FACING = 0.02, (0.15, 0.55)
 
-#: Planes that are tried: their turn to the side, in radians, and place across, as a share of the longer side.
-#: Half the steps find nothing better.
+#: What a plane costs that is turned against the head's estimated pose by as much as that may be off; how far
+#: it may be off at any rate, in radians, for rays are not quite parallel; and at how many times that the cost
+#: is half of the most that it comes to, for the pose of what is no human face may be off by anything.
+#: Measured on 22 held-out heads, half hidden: 7.10 degrees without pose, 6.82 at 0.0015, 6.71, 6.80 at 0.005.
+PRIOR, LEAST_DOUBT, LEVEL = 0.0025, float(np.radians(1)), 3.0
+
+#: Planes that are tried: their turn to the side, in radians, and others around the estimated one, in doubts;
+#: and their place across, as a share of the longer side.
 YAWS = np.radians(np.arange(-24, 25, 6))
+TURNS = np.arange(-2, 3)
 PLACES = np.linspace(-0.2, 0.2, 11)
 
 #: How many of them are looked at closer, how often the steps of turn, lean and place are halved then, and how
@@ -166,7 +175,9 @@ class _Halves:
         apart = self._vectors - self._vectors.mean(axis=0) if y.size else self._vectors
         self._variance = max(float(np.vdot(apart, apart)) / max(y.size, 1), 1e-6)
         self._points = self.points(y, x, heights[y, x])
-        self.middle = 0.5 * float(self._points[:, 0].min() + self._points[:, 0].max()) if y.size else 0.0
+        self.middle: FloatArray = np.zeros(3, np.float32)
+        if y.size:
+            self.middle[:2] = (self._points.min(axis=0) + self._points.max(axis=0))[:2] / 2
 
     def points(self, rows: NDArray[Any], columns: NDArray[Any], depth: FloatArray) -> FloatArray:
         """Places on the grid as points in space, float32 (n, 3), seen from the grid's middle."""
@@ -196,9 +207,14 @@ class _Halves:
         mean = (float(np.dot(weight, costs)) + LONELY * alone) / max(float(weight.sum()) + alone, 1e-6)
         return mean / self._variance
 
-    def refined(self, plane: Plane, steps: tuple[float, float, float]) -> tuple[float, Plane]:
-        """A better plane near one, and its unlikeness: pattern search (R. Hooke and T. A. Jeeves, 1961)."""
-        least = self.unlikeness(plane)
+    def cost(self, plane: Plane, looks: Pose) -> float:
+        """How unlike the map is its mirror image, and how far the plane is from the head's estimated pose."""
+        apart = (1 - float(plane.normal @ looks.across) ** 2) / (looks.doubt**2 + LEAST_DOUBT**2)
+        return self.unlikeness(plane) + PRIOR * apart / (1 + apart / LEVEL**2)
+
+    def refined(self, plane: Plane, looks: Pose, steps: tuple[float, float, float]) -> tuple[float, Plane]:
+        """A better plane near one, and its cost: pattern search (R. Hooke and T. A. Jeeves, 1961)."""
+        least = self.cost(plane, looks)
         for halving in range(ROUNDS):
             for _ in range(PASSES):
                 before = least
@@ -207,7 +223,7 @@ class _Halves:
                         at = [plane.yaw, plane.lean, plane.place]
                         at[axis] += sign * steps[axis] / 2**halving
                         trial = Plane(*at)
-                        value = self.unlikeness(trial)
+                        value = self.cost(trial, looks)
                         if value < least:
                             least, plane = value, trial
                             break
@@ -217,15 +233,21 @@ class _Halves:
 
 
 def _find(field: FloatArray, known: BoolArray, valid: BoolArray) -> tuple[_Halves, Plane, float] | None:
-    """The plane about which a map is most like its mirror image, and how unlike both still are."""
+    """A map's plane of symmetry, and how unlike the map still is its mirror image."""
     coarse = _Halves(field, known, valid, COARSE)
     if np.count_nonzero(coarse.surface) < 16:
         return None
+    looks = pose(field, known, valid)
+    across, up, ahead = (float(value) for value in looks.across)
+    yaw, lean = float(np.arcsin(ahead)), float(np.arctan2(up, across))
+    straight = [Plane(float(turn), 0.0, 0.0) for turn in YAWS]
+    straight += [Plane(yaw + float(turn) * max(looks.doubt, LEAST_DOUBT), lean, 0.0) for turn in TURNS]
     trials = []
-    for yaw in YAWS:
+    for plane in straight:
+        middle = float(plane.normal @ coarse.middle)
         for place in PLACES:
-            plane = Plane(float(yaw), 0.0, float((coarse.middle + place * coarse.side) * np.cos(yaw)))
-            trials.append((coarse.unlikeness(plane), plane))
+            moved = replace(plane, place=middle + float(place * coarse.side * np.cos(plane.yaw)))
+            trials.append((coarse.cost(moved, looks), moved))
     trials.sort(key=lambda trial: trial[0])
     starts: list[Plane] = []
     turn, shift = float(YAWS[1] - YAWS[0]), 0.02
@@ -236,11 +258,11 @@ def _find(field: FloatArray, known: BoolArray, valid: BoolArray) -> tuple[_Halve
             if len(starts) == STARTS:
                 break
     steps = (turn, turn, shift * coarse.side)
-    _, best = min((coarse.refined(plane, steps) for plane in starts), key=lambda found: found[0])
+    _, best = min((coarse.refined(plane, looks, steps) for plane in starts), key=lambda found: found[0])
     fine = _Halves(field, known, valid, FINE)
-    best = Plane(best.yaw, best.lean, best.place * coarse.block / fine.block)
-    unlikeness, best = fine.refined(best, (turn / 4, turn / 4, shift / 2 * fine.side))
-    return fine, best, unlikeness
+    best = replace(best, place=best.place * coarse.block / fine.block)
+    _, best = fine.refined(best, looks, (turn / 4, turn / 4, shift / 2 * fine.side))
+    return fine, best, fine.unlikeness(best)
 
 
 def relief(normals: FloatArray, surface: BoolArray, steps: int = 400, tolerance: float = 1e-3) -> FloatArray:

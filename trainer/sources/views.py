@@ -58,7 +58,7 @@ def render_views(
     size: int,
     oversample: int = 1,
     skin_share: float = 0.0,
-) -> list[tuple[F32, Bool]]:
+) -> list[tuple[F32, Bool, F32]]:
     """Render several views of one head; building its scene once is most of the cost.
 
     Args:
@@ -70,10 +70,11 @@ def render_views(
         skin_share: how likely the head wears procedural skin.
 
     Returns:
-        Camera-space normals (size, size, 3) and surface maps (size, size).
+        Camera-space normals (size, size, 3), surface maps (size, size), and the normal of the head's plane of
+        symmetry in the camera's frame, (3,).
     """
     caster = Caster(head.vertices, head.triangles)
-    views: list[tuple[F32, Bool]] = []
+    views: list[tuple[F32, Bool, F32]] = []
     dressed = skin_share > 0 and rng.random() < skin_share
     if dressed:
         right, up = skin_slopes(rng, SKIN_SIZE)
@@ -88,5 +89,5 @@ def render_views(
         )
         normals, valid = render_camera(caster, head.normals, head.triangles, camera, size, oversample, bump)
         if valid.mean() > 0.15:
-            views.append((normals, valid))
+            views.append((normals, valid, camera.rotation()[:, 0]))
     return views
