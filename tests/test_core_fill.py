@@ -86,8 +86,8 @@ def test_a_face_is_filled_with_its_other_half_too():
 
 def test_there_is_no_step_where_what_the_other_half_shows_ends():
     """In a hole over both sides of the axis."""
-    truth, valid = head(160, 0.1)
-    hole = disc(160, 160, 69, 75, 30)
+    truth, valid = head(240, 0.1)
+    hole = disc(240, 240, 103, 112, 45)
     predicted = truth.copy()
     predicted[hole] = unit(predicted[hole] + np.array([0.1, 0, 0.2], np.float32))
     got = with_twin(predicted, truth, hole, valid)
