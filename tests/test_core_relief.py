@@ -10,6 +10,7 @@ from blender_normal_inpaint.core import relief
 from blender_normal_inpaint.core.guess import TWINS, with_twin
 from blender_normal_inpaint.core.harmonic import grow
 from blender_normal_inpaint.core.normals import angular_error, unit
+from blender_normal_inpaint.core.pose import Pose
 
 
 def half_hidden(valid, side):
@@ -90,6 +91,36 @@ def test_the_plane_is_found_as_the_head_is_turned():
         # Mirrored about itself the plane's normal points the other way: turned to the left, it leads back.
         assert abs(plane.yaw + yaw) < 0.06 and abs(plane.lean - lean) < 0.04
         assert unlikeness < TWINS[0]
+
+
+def test_the_plane_is_drawn_to_the_pose_but_not_to_any(monkeypatch):
+    """Of planes that nearly tie the one near the pose is taken; a pose that is far off is not believed."""
+    truth, valid = head(128, 0.1)
+    hole = half_hidden(valid, "right")
+    field = softened(truth, hole, valid)
+
+    def turn_of(yaw, doubt=0.01):
+        across = np.array([np.cos(yaw), 0, np.sin(yaw)], np.float32)
+        monkeypatch.setattr(relief, "pose", lambda *_: Pose(across, doubt))
+        found = relief._find(field, valid & ~hole, valid)
+        assert found is not None
+        return found[1].yaw
+
+    near, nearer = turn_of(-0.06), turn_of(-0.14)
+    assert nearer < near
+    assert abs(turn_of(-0.06, doubt=0.5) - turn_of(-0.14, doubt=0.5)) < 0.7 * (near - nearer)
+    assert abs(turn_of(0.8) + 0.1) < 0.06 and abs(turn_of(-0.8) + 0.1) < 0.06
+
+
+def test_heads_that_lean_far_are_mirrored_too():
+    """The pose tells of a lean beyond what the search would find by itself."""
+    truth, valid = head(128, 0.1, 0.6)
+    hole = half_hidden(valid, "right")
+    field = softened(truth, hole, valid)
+    found = relief._find(field, valid & ~hole, valid)
+    assert found is not None
+    _, plane, unlikeness = found
+    assert abs(plane.lean - 0.6) < 0.1 and abs(plane.yaw + 0.1) < 0.1 and unlikeness < TWINS[0]
 
 
 def test_what_is_not_symmetric_tells_nothing():

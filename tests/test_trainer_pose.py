@@ -91,6 +91,14 @@ def test_it_learns_goes_on_and_is_exported(
     assert abs(float(core.pose(normals, valid, valid).across @ direction)) > 0.9
 
 
+def test_a_process_that_draws_ahead_changes_nothing(data: Path, tmp_path: Path) -> None:
+    states = []
+    for loaders in (0, 1):
+        settings = pose.Settings(str(data), steps=4, batch=4, loaders=loaders)
+        states.append(pose.train(tmp_path / str(loaders), settings, lambda text: None).state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_maps_without_heads_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "test"):
         maps = np.full((2, 16, 16, 3), 128, np.uint8)

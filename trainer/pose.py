@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from blender_normal_inpaint.core.modelcard import sha256_of
 from blender_normal_inpaint.core.pose import CHANNELS, DOUBT, LEAK, SIZE, STRIDES
@@ -25,6 +25,7 @@ from .augment import apply_moves, draw_moves
 from .files import replacing
 from .masks import draw_mask
 from .shards import Shard, read_note
+from .task import drawn
 
 #: How often each mask style is drawn: mostly those that hide much.
 MASKS = {
@@ -226,11 +227,8 @@ def train(run: Path, settings: Settings, say: Callable[[str], None] = print) -> 
         step = state["step"]
         say(f"continuing at step {step}")
     say(f"{len(data.maps)} maps")
-    loader = DataLoader(
-        data, sampler=range(step, settings.steps), batch_size=None, num_workers=settings.loaders
-    )
     start, since, total = time.perf_counter(), step, 0.0
-    for inputs, across in loader:
+    for inputs, across in drawn(data, range(step, settings.steps), settings.loaders):
         progress = step / settings.steps
         rate = settings.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:

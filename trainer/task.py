@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from blender_normal_inpaint.core.guess import first_guess
 from .augment import apply_moves, draw_moves
 from .masks import draw_mask
 from .shards import SPACES, Shard
+
+Drawn = TypeVar("Drawn")
 
 #: Steps of the solver for a guess: near the one that the extension makes, in a third of the time.
 GUESS_STEPS = 30
@@ -127,16 +129,17 @@ def batches(
     """
     draw = {"count": count, "mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom}
     steps = _Steps(data, seed, draw)
+    return drawn(steps, itertools.count(first), loaders)
+
+
+def drawn(steps: Dataset[Drawn], numbers: Iterable[int], loaders: int) -> Iterator[Drawn]:
+    """What a data set holds at each number in turn, drawn ahead by so many processes; 0 draws when asked."""
     if loaders == 0:
-        return map(steps.__getitem__, itertools.count(first))
+        return map(steps.__getitem__, numbers)
     # Forked, the processes share the maps that are in memory.
     context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     loader = DataLoader(
-        steps,
-        sampler=itertools.count(first),
-        batch_size=None,
-        num_workers=loaders,
-        multiprocessing_context=context,
+        steps, sampler=numbers, batch_size=None, num_workers=loaders, multiprocessing_context=context
     )
     return iter(loader)
 
