@@ -239,7 +239,7 @@ def _find(field: FloatArray, known: BoolArray, valid: BoolArray) -> tuple[_Halve
         return None
     looks = pose(field, known, valid)
     across, up, ahead = (float(value) for value in looks.across)
-    yaw, lean = float(np.arcsin(ahead)), float(np.arctan2(up, across))
+    yaw, lean = float(np.arctan2(ahead, np.hypot(across, up))), float(np.arctan2(up, across))
     straight = [Plane(float(turn), 0.0, 0.0) for turn in YAWS]
     straight += [Plane(yaw + float(turn) * max(looks.doubt, LEAST_DOUBT), lean, 0.0) for turn in TURNS]
     trials = []
