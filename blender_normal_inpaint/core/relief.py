@@ -64,7 +64,7 @@ FLATTER = 1.1
 
 #: A plane that is turned against the pose by so many times as much as that may be off makes the halves count
 #: as twice as unlike as they are; one that is turned against it altogether, thrice. Seen on 236 held-out
-#: maps: of planes with a high unlikeness those near the pose lead to a gain, the others to the largest losses.
+#: maps: of planes with a high unlikeness those near the pose lead to gains, the others to the largest losses.
 AGAINST = 3.0
 
 #: Planes that are tried: their turn to the side, in radians, and others around the estimated one, in doubts;
