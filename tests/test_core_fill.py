@@ -92,7 +92,7 @@ def test_there_is_no_step_where_what_the_other_half_shows_ends():
     predicted[hole] = unit(predicted[hole] + np.array([0.1, 0, 0.2], np.float32))
     got = with_twin(predicted, truth, hole, valid)
     image, _, _ = other_side(predicted, truth, valid & ~hole, valid, hole)
-    seen = image.any(axis=-1)
+    seen = np.asarray(image.any(axis=-1))
     assert (hole & seen).any() and (hole & ~seen).any()
     assert angular_error(got, truth)[hole & seen].mean() < 0.8 * angular_error(predicted, truth)[hole].mean()
     step = np.linalg.norm(np.diff(got - predicted, axis=1), axis=-1)

@@ -6,8 +6,9 @@ import numpy as np
 from synthetic import disc, sphere_normals
 from test_core_symmetry import layout
 
-from blender_normal_inpaint.core.guess import SURE, first_guess
-from blender_normal_inpaint.core.normals import angular_error
+from blender_normal_inpaint.core import relief
+from blender_normal_inpaint.core.guess import SURE, TWINS, first_guess, with_twin
+from blender_normal_inpaint.core.normals import angular_error, unit
 from blender_normal_inpaint.core.symmetry import LIKE, mirror_image
 
 
@@ -62,3 +63,25 @@ def test_a_mirror_image_that_differs_is_a_guess_and_no_more() -> None:
     assert seen[hole].all() and SURE < unlikeness < LIKE
     _, sure = first_guess(truth, hole, np.ones_like(hole), "object")
     assert not sure.any()
+
+
+def test_the_less_alike_the_halves_the_softer_the_other_one_ends(monkeypatch):
+    """What it shows leans away from the answer the more, the nearer to where it ends, amid the hole."""
+    valid = np.ones((128, 128), np.bool_)
+    hole = np.zeros_like(valid)
+    hole[20:108, 20:108] = True
+    flat = np.zeros((128, 128, 3), np.float32)
+    flat[..., 2] = 1
+    y, x = np.mgrid[:128, :128].astype(np.float32)
+    lean = 0.4 * np.clip((x - 20) / 44, 0, 1) * np.sin(np.pi * np.clip((y - 20) / 88, 0, 1))
+    image = unit(np.stack([lean, 0 * lean, np.ones_like(lean)], axis=-1)) * (x < 64)[..., None]
+    steps, deep = [], []
+    for unlikeness in (0.0, 0.6 * TWINS[0], TWINS[0]):
+        answer = image, image.any(axis=-1).astype(np.float32), unlikeness
+        monkeypatch.setattr(relief, "other_side", lambda *_, answer=answer: answer)
+        got = with_twin(flat, flat, hole, valid)
+        assert np.array_equal(got[~hole], flat[~hole])
+        steps.append(float(np.abs(np.diff(got[64, 40:90, 0])).max()))
+        deep.append(float(got[64, 50, 0]))
+    assert steps[0] > 1.2 * steps[1] and steps[1] > 1.2 * steps[2]
+    assert min(deep) > 0.9 * max(deep) > 0.15

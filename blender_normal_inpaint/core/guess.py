@@ -29,6 +29,11 @@ TWINS = (0.25, 0.4)
 #: side, it counts half of that. The network is better along the border.
 SHARE, FADE = 0.9, 0.008
 
+#: Over which share of the map's longer side it comes to count from where it ends inside a hole, of halves as
+#: unlike as can count in full; the more alike, the less. Seen on a head turned by 17 degrees: without it a
+#: soft edge runs down the cheek; twice as wide, the eye is soft.
+END = 0.064
+
 
 def first_guess(
     normals: FloatArray,
@@ -108,6 +113,9 @@ def with_twin(
     half = max(1.0, FADE * max(hole.shape))
     deep = _depth(there, round(6 * half))[there]
     weights = weight * trust[there] * deep / (deep + np.float32(half))
+    wide = END * max(hole.shape) * min(1.0, unlikeness / TWINS[0]) ** 2
+    if wide > 1:
+        weights *= relief.rise(_depth(~(hole & ~seen), round(wide))[there], 0, wide)
     result = predicted.copy()
     result[there] = unit(predicted[there] + (unit(closed) - predicted[there]) * weights[:, None])
     return result

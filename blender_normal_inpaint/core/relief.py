@@ -137,7 +137,7 @@ def other_side(
     layers = np.concatenate([normals, np.ones((height, width, 1), np.float32)], axis=-1) * known[..., None]
     sample = _sampled(_framed(layers), rows, columns)
     vectors = unit(sample[:, :3])
-    surely = _rise(vectors[:, 2], *FACING) * (1 - _rise(behind, CLOSE, NEAR))
+    surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, CLOSE, NEAR))
     vectors -= (2 * (vectors @ normal))[:, None] * normal
     # Known all around, no other surface before or behind it, and not turned away from the camera.
     good = (sample[:, 3] > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
@@ -152,7 +152,7 @@ def other_side(
     return image, smooth * (trust > 0), unlikeness
 
 
-def _rise(values: FloatArray, first: float, last: float) -> FloatArray:
+def rise(values: FloatArray, first: float, last: float) -> FloatArray:
     """From 0 up to the first value to 1 from the last one on, smoothly."""
     part = np.clip((values - np.float32(first)) / np.float32(last - first), 0, 1)
     result: FloatArray = part * part * (3 - 2 * part)
