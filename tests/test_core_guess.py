@@ -76,7 +76,7 @@ def test_the_less_alike_the_halves_the_softer_the_other_one_ends(monkeypatch):
     lean = 0.4 * np.clip((x - 20) / 44, 0, 1) * np.sin(np.pi * np.clip((y - 20) / 88, 0, 1))
     image = unit(np.stack([lean, 0 * lean, np.ones_like(lean)], axis=-1)) * (x < 64)[..., None]
     steps, deep = [], []
-    for unlikeness in (0.0, 0.6 * TWINS[0], TWINS[0]):
+    for unlikeness in (0.0, 0.6 * TWINS[0], TWINS[0], 0.42 * TWINS[0]):
         answer = image, image.any(axis=-1).astype(np.float32), unlikeness
         monkeypatch.setattr(relief, "other_side", lambda *_, answer=answer: answer)
         got = with_twin(flat, flat, hole, valid)

@@ -115,7 +115,7 @@ def with_twin(
     weights = weight * trust[there] * deep / (deep + np.float32(half))
     wide = END * max(hole.shape) * min(1.0, unlikeness / TWINS[0]) ** 2
     if wide > 1:
-        weights *= relief.rise(_depth(~(hole & ~seen), round(wide))[there], 0, wide)
+        weights *= relief.rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
     result = predicted.copy()
     result[there] = unit(predicted[there] + (unit(closed) - predicted[there]) * weights[:, None])
     return result
