@@ -59,6 +59,16 @@ def draw_moves(rng: np.random.Generator, count: int, space: str, zoom: tuple[flo
     )
 
 
+def turned(vectors: Tensor, moves: Moves) -> Tensor:
+    """Vectors (n, 3) or (n, 3, h, w) as the moves of their maps turn and mirror them."""
+    shape = (-1,) + (1,) * (vectors.ndim - 2)
+    sign = 1 - 2 * torch.from_numpy(moves.flip.astype(np.float32)).reshape(shape)
+    turn = torch.from_numpy(moves.turn).reshape(shape)
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    x, y = vectors[:, 0] * sign, vectors[:, 1]
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, vectors[:, 2]], dim=1)
+
+
 def apply_moves(normals: Tensor, valid: Tensor, moves: Moves, size: int) -> tuple[Tensor, Tensor]:
     """Transform maps and their vectors.
 
@@ -90,10 +100,7 @@ def apply_moves(normals: Tensor, valid: Tensor, moves: Moves, size: int) -> tupl
     both = torch.cat([normals * valid, valid], dim=1)
     out = functional.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     vectors, share = out[:, :3], out[:, 3:]
-    turn = torch.from_numpy(moves.turn)
-    ct, st = torch.cos(turn)[:, None, None], torch.sin(turn)[:, None, None]
-    x, y = vectors[:, 0] * sign[:, None, None], vectors[:, 1]
-    vectors = torch.stack([ct * x - st * y, st * x + ct * y, vectors[:, 2]], dim=1)
+    vectors = turned(vectors, moves)
     length = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
     surface = (share >= 0.5) & (length > 1e-4)
     return vectors / length.clamp_min(1e-6) * surface, surface.float()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import math
 import os
 import platform
 import signal
@@ -38,7 +37,7 @@ from .discriminator import (
     r1_penalty,
     share_right,
 )
-from .optimizer import Optimizer
+from .optimizer import Optimizer, follow, learning_rate
 from .start import starting_weights
 from .task import Batch, ShardSet, batches
 
@@ -104,12 +103,6 @@ def advice_for_cpu(config: Config) -> str:
     if not better:
         return ""
     return f"this processor emulates bfloat16, many times slower: set {' and '.join(better)}"
-
-
-def learning_rate(stage: Stage, step: int, progress: float, warm_up: int = 100) -> float:
-    """A warm-up over the run's first steps, and a cosine from the stage's first rate to its last."""
-    rate = stage.lr_end + (stage.lr - stage.lr_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return rate * min(1.0, (step + 1) / max(warm_up, 1))
 
 
 class Trainer:
@@ -380,7 +373,7 @@ class Trainer:
         while (progress := self._progress(stage)) < 1:
             bar.update(100 * progress - bar.n)
             start = time.perf_counter()
-            rate = learning_rate(stage, self.step, progress, config.warm_up)
+            rate = learning_rate(stage.lr, stage.lr_end, self.step, progress, config.warm_up)
             batch = next(drawn).to(self.device)
             waited += time.perf_counter() - start
             parts = self._train_step(batch, rate, stage)
@@ -514,13 +507,7 @@ class Trainer:
                 f"continue from {LAST} with a lower learning rate"
             )
         self.optimizer.step(rate)
-        # A young run's average would otherwise hold on to its random start.
-        decay = min(config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
-            for kept, new in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-                kept.copy_(new)  # statistics of batch normalisation are averages already
+        follow(self.average, self.generator, self.step, config.ema)
         return parts
 
     @torch.no_grad()

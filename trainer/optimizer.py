@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 KINDS = ("adamw", "muon")
+
+
+def learning_rate(first: float, last: float, step: int, progress: float, warm_up: int) -> float:
+    """A warm-up over a run's first steps, and a cosine from a first rate to a last as progress goes to 1."""
+    rate = last + (first - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return rate * min(1.0, (step + 1) / max(warm_up, 1))
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, step: int, ema: float) -> None:
+    """Move the average of a network's weights towards them, after a step.
+
+    Args:
+        average: a network of the same kind.
+        network: the one that learns.
+        step: how many steps there were before; a young run's average would hold on to its random start.
+        ema: share of itself that the average keeps in the long run.
+    """
+    decay = min(ema, (1 + step) / (10 + step))
+    for mean, now in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(now, 1 - decay)
+    for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(new)  # statistics of batch normalisation are averages already
 
 
 class Optimizer:

@@ -21,11 +21,11 @@ from blender_normal_inpaint.core.modelcard import sha256_of
 from blender_normal_inpaint.core.pose import CHANNELS, DOUBT, LEAK, SIZE, STRIDES
 
 from . import checkpoint
-from .augment import apply_moves, draw_moves
+from .augment import draw_moves, turned
 from .files import replacing
-from .masks import draw_mask
+from .optimizer import follow, learning_rate
 from .shards import Shard, read_note
-from .task import drawn
+from .task import draw_holes, drawn, moved
 
 #: How often each mask style is drawn: mostly those that hide much.
 MASKS = {
@@ -35,6 +35,9 @@ MASKS = {
 
 #: Smallest and largest enlargement; share of maps whose surface is known inside the hole, too.
 ZOOM, KNOWN_VALID = (0.65, 1.6), 0.6
+
+#: Steps over which the learning rate rises; share of itself that the average of the weights keeps.
+WARM_UP, EMA = 200, 0.998
 
 #: Squared sine of the angle from which a direction's error counts less and less.
 ROUGH = 0.003
@@ -156,24 +159,12 @@ class HeadMaps(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([*self._seed, step])
         chosen = rng.integers(len(self.maps), size=self._batch)
-        packed = torch.from_numpy(self.maps[chosen]).permute(0, 3, 1, 2).float()
-        valid = (packed.sum(dim=1, keepdim=True) > 0).float()
         moves = draw_moves(rng, self._batch, "camera", ZOOM)
-        normals, valid = apply_moves((packed - 128) / 127 * valid, valid, moves, SIZE)
-        x, y, z = self.across[chosen].T
-        x = np.where(moves.flip, -x, x)
-        cos, sin = np.cos(moves.turn), np.sin(moves.turn)
-        across = np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=1).astype(np.float32)
-        holes = np.zeros((self._batch, 1, SIZE, SIZE), np.float32)
-        for i in range(self._batch):
-            surface = valid[i, 0].numpy() > 0
-            if surface.any():
-                holes[i, 0] = draw_mask(rng, surface, MASKS, normals[i].permute(1, 2, 0).numpy())
-        told = (rng.random(self._batch) < KNOWN_VALID).astype(np.float32).reshape(-1, 1, 1, 1)
-        hole = torch.from_numpy(holes)
+        normals, valid = moved(self.maps[chosen], moves, SIZE)
+        across = turned(torch.from_numpy(self.across[chosen]), moves)
+        hole, shown = draw_holes(rng, normals, valid, MASKS, KNOWN_VALID)
         known = valid * (1 - hole)
-        shown = torch.maximum(valid, hole * torch.from_numpy(1 - told))
-        return torch.cat([normals * known, known, hole * shown], dim=1), torch.from_numpy(across)
+        return torch.cat([normals * known, known, hole * shown], dim=1), across
 
 
 @torch.no_grad()
@@ -229,10 +220,9 @@ def train(run: Path, settings: Settings, say: Callable[[str], None] = print) -> 
     say(f"{len(data.maps)} maps")
     start, since, total = time.perf_counter(), step, 0.0
     for inputs, across in drawn(data, range(step, settings.steps), settings.loaders):
-        progress = step / settings.steps
-        rate = settings.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = learning_rate(settings.lr, settings.lr / 50, step, step / settings.steps, WARM_UP)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 200)
+            group["lr"] = rate
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"):
             answers = network(inputs.to(memory_format=torch.channels_last))
         loss = pose_loss(answers.float(), across)
@@ -242,13 +232,12 @@ def train(run: Path, settings: Settings, say: Callable[[str], None] = print) -> 
         optimizer.step()
         step += 1
         total += float(loss.detach())
-        with torch.no_grad():
-            for mean, now in zip(average.parameters(), network.parameters(), strict=True):
-                mean.lerp_(now, 1 - min(0.998, (1 + step) / (10 + step)))
+        follow(average, network, step, EMA)
         if step % 1000 == 0 or step == settings.steps:
-            rate = (step - since) * settings.batch / (time.perf_counter() - start)
-            off = ", ".join(f"{name} {value:.2f}" for name, value in measure(average, test).items())
-            say(f"{step} loss {total / (step - since):.3f}, {rate:.0f} maps/s; test {off}")
+            speed = (step - since) * settings.batch / (time.perf_counter() - start)
+            figures = measure(average, test)
+            off = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
+            say(f"{step} loss {total / (step - since):.3f}, {speed:.0f} maps/s; test {off}")
             start, since, total = time.perf_counter(), step, 0.0
             checkpoint.save(
                 path,
@@ -260,6 +249,7 @@ def train(run: Path, settings: Settings, say: Callable[[str], None] = print) -> 
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": step,
+                    "figures": figures,
                 },
             )
     return average
@@ -294,7 +284,7 @@ def export(run: Path, folder: Path, sources: Sequence[dict[str, Any]], version: 
         "file": {"file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size},
         "training_data": list(sources),
         "licence": licence,
-        "figures": measure(network, HeadMaps(data / "test", (12345,), settings["batch"])),
+        "figures": state["figures"],
         "recipe": json.dumps(
             {"revision": state["revision"], "made": read_note(data), **settings, "steps": state["step"]}
         ),

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from blender_normal_inpaint.core.fill import prepare_batch
 from blender_normal_inpaint.core.guess import first_guess
 
-from .augment import apply_moves, draw_moves
+from .augment import Moves, apply_moves, draw_moves
 from .masks import draw_mask
 from .shards import SPACES, Shard
 
@@ -89,6 +89,42 @@ def shrink(normals: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
         mean = torch.where(share >= 0.5, mean.round(), 0).to(torch.uint8)
         result[part] = mean.permute(0, 2, 3, 1).numpy()
     return result
+
+
+def moved(packed: NDArray[np.uint8], moves: Moves, size: int) -> tuple[Tensor, Tensor]:
+    """A shard's maps (n, h, w, 3), unpacked and moved: normals (n, 3, s, s) and surface (n, 1, s, s)."""
+    maps = torch.from_numpy(packed).permute(0, 3, 1, 2).float()
+    valid = (maps.sum(dim=1, keepdim=True) > 0).float()
+    return apply_moves((maps - 128) / 127 * valid, valid, moves, size)
+
+
+def draw_holes(
+    rng: np.random.Generator,
+    truth: Tensor,
+    valid: Tensor,
+    mask_weights: Mapping[str, float],
+    known_valid: float,
+) -> tuple[Tensor, Tensor]:
+    """A hole for each map, and what the network is told is surface, (n, 1, s, s) each.
+
+    Args:
+        rng: decides everything.
+        truth: (n, 3, s, s) unit normals, zero off the surface.
+        valid: (n, 1, s, s).
+        mask_weights: how often each mask style is drawn.
+        known_valid: share of maps whose surface is shown in the hole, too; the others' hole is all surface.
+    """
+    holes = []
+    for i in range(len(truth)):
+        surface = valid[i, 0].numpy() > 0
+        if not surface.any():  # Zoomed into nothing: an empty map teaches nothing, and costs nothing.
+            holes.append(np.zeros_like(surface))
+            continue
+        normals = truth[i].permute(1, 2, 0).numpy()
+        holes.append(draw_mask(rng, surface, mask_weights, normals))
+    hole = torch.from_numpy(np.stack(holes)).float().unsqueeze(1)
+    told = torch.from_numpy((rng.random(len(truth)) < known_valid).astype(np.float32)).reshape(-1, 1, 1, 1)
+    return hole, torch.maximum(valid, hole * (1 - told))
 
 
 class _Steps(Dataset[Batch]):
@@ -211,24 +247,12 @@ class ShardSet:
             if n == 0:
                 continue
             for maps in self._group(rng, space, n):
-                packed = torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).float()
-                valid = (packed.sum(dim=1, keepdim=True) > 0).float()
                 moves = draw_moves(rng, len(maps), space, zoom)
-                truth, valid = apply_moves((packed - 128) / 127 * valid, valid, moves, self.size)
+                truth, valid = moved(np.stack(maps), moves, self.size)
                 truths.append(truth)
                 valids.append(valid)
         truth, valid = torch.cat(truths), torch.cat(valids)
-        holes = []
-        for i in range(count):
-            surface = valid[i, 0].numpy() > 0
-            if not surface.any():  # Zoomed into nothing: an empty map teaches nothing, and costs nothing.
-                holes.append(np.zeros_like(surface))
-                continue
-            normals = truth[i].permute(1, 2, 0).numpy()
-            holes.append(draw_mask(rng, surface, mask_weights, normals))
-        hole = torch.from_numpy(np.stack(holes)).float().unsqueeze(1)
-        told = torch.from_numpy((rng.random(count) < known_valid).astype(np.float32)).reshape(-1, 1, 1, 1)
-        shown = torch.maximum(valid, hole * (1 - told))
+        hole, shown = draw_holes(rng, truth, valid, mask_weights, known_valid)
         return Batch(build_inputs(truth, hole, shown, spaces), truth, hole, valid)
 
     def _group(self, rng: np.random.Generator, space: str, n: int) -> list[list[NDArray[np.uint8]]]:
