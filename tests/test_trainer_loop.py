@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the trainer needs PyTorch")
-from torch import nn  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 for _name in ("safetensors", "onnx", "onnxruntime", "cv2", "scipy"):
     pytest.importorskip(_name, reason="the trainer needs it")
@@ -184,7 +184,7 @@ def test_resuming_is_bit_for_bit(optimizer: str, data: Path, tmp_path: Path) -> 
     class Stopping(Trainer):
         """Dies in the middle of the second stage, two steps after the last save."""
 
-        def _train_step(self, *arguments: Any) -> dict[str, float]:
+        def _train_step(self, *arguments: Any) -> dict[str, Tensor]:
             if self.step == 14:
                 raise StoppedError
             return super()._train_step(*arguments)
@@ -272,7 +272,7 @@ def test_the_papers_discriminator_is_retrained_at_intervals(data: Path, tmp_path
     steps: list[bool] = []
 
     class Watched(Trainer):
-        def _train_step(self, *arguments: Any) -> dict[str, float]:
+        def _train_step(self, *arguments: Any) -> dict[str, Tensor]:
             before = {k: v.clone() for k, v in self.discriminator.named_parameters()}
             parts = super()._train_step(*arguments)
             now = dict(self.discriminator.named_parameters())
@@ -685,7 +685,7 @@ def test_discriminators_judge_and_are_bounded() -> None:
     judge = PatchDiscriminator(8)
     maps, one = torch.randn(2, 3, 64, 64), torch.ones(2, 1, 64, 64)
     verdict, features = judge(maps, one, one)
-    assert verdict.shape == (2, 1, 8, 8) and len(features) == 3
+    assert verdict.shape == (2, 1, 4, 4) and len(features) == 4
     penalty = r1_penalty(judge, maps, one, one)
     penalty.backward()
     assert float(penalty.detach()) >= 0

@@ -62,8 +62,8 @@ def draw_moves(rng: np.random.Generator, count: int, space: str, zoom: tuple[flo
 def turned(vectors: Tensor, moves: Moves) -> Tensor:
     """Vectors (n, 3) or (n, 3, h, w) as the moves of their maps turn and mirror them."""
     shape = (-1,) + (1,) * (vectors.ndim - 2)
-    sign = 1 - 2 * torch.from_numpy(moves.flip.astype(np.float32)).reshape(shape)
-    turn = torch.from_numpy(moves.turn).reshape(shape)
+    sign = 1 - 2 * torch.from_numpy(moves.flip.astype(np.float32)).to(vectors.device).reshape(shape)
+    turn = torch.from_numpy(moves.turn).to(vectors.device).reshape(shape)
     cos, sin = torch.cos(turn), torch.sin(turn)
     x, y = vectors[:, 0] * sign, vectors[:, 1]
     return torch.stack([cos * x - sin * y, sin * x + cos * y, vectors[:, 2]], dim=1)
@@ -96,7 +96,9 @@ def apply_moves(normals: Tensor, valid: Tensor, moves: Moves, size: int) -> tupl
         ],
         dim=1,
     )
-    grid = functional.affine_grid(theta, [len(normals), 1, size, size], align_corners=False)
+    grid = functional.affine_grid(
+        theta.to(normals.device), [len(normals), 1, size, size], align_corners=False
+    )
     both = torch.cat([normals * valid, valid], dim=1)
     out = functional.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     vectors, share = out[:, :3], out[:, 3:]

@@ -67,7 +67,9 @@ class Config:
             blocks than the card's begins as the card's network.
         precision: "bfloat16" runs the generator in mixed precision, weights and losses stay float32; or
             "float32".
-        compile: run the generator through `torch.compile`, which pays on a GPU.
+        compile: run the generator and the losses through `torch.compile`, which pays on a GPU.
+        on_device: keep the camera-space maps on the training device, and move them and guess their holes
+            there (`trainer.ondevice`): a GPU learns faster than loaders can do that. All must be of one size.
         optimizer: "adamw"; or "muon", which learns a little faster for each map seen (`trainer.optimizer`).
         discriminator: "patch", ours, with the hinge loss; or "dcgan", the papers', with binary cross entropy.
         discriminator_every: the discriminator learns at every so many steps of the generator.
@@ -87,6 +89,7 @@ class Config:
     start: str = ""
     precision: str = "float32"
     compile: bool = False
+    on_device: bool = False
     closing: float = 0.0
     balance: float = 0.0
     seed: int = 0

@@ -20,12 +20,13 @@ class PatchDiscriminator(nn.Module):
     cannot memorise a small set, which is how the papers' discriminator failed.
 
     Args:
-        width: channels after the first layer; they double twice.
+        width: channels after the first layer; they double twice. A patch is 78 texels across, an eye with
+            its brow.
     """
 
     def __init__(self, width: int = 48):
         super().__init__()
-        channels = (5, width, 2 * width, 4 * width)
+        channels = (5, width, 2 * width, 4 * width, 4 * width)
         self.layers = nn.ModuleList(spectral_norm(nn.Conv2d(i, o, 4, 2, 1)) for i, o in pairwise(channels))
         self.verdict = spectral_norm(nn.Conv2d(channels[-1], 1, 3, 1, 1))
 
@@ -38,7 +39,7 @@ class PatchDiscriminator(nn.Module):
             valid: (n, 1, h, w).
 
         Returns:
-            Verdicts (n, 1, h/8, w/8), positive for real, and the features of every layer.
+            Verdicts (n, 1, h/16, w/16), positive for real, and the features of every layer.
         """
         x = torch.cat([normals, hole, valid], dim=1)
         features: list[Tensor] = []
@@ -50,7 +51,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def patch_weight(hole: Tensor, valid: Tensor, like: Tensor) -> Tensor:
-    """How much hidden surface each verdict sees: (n, 1, h/8, w/8) in 0..1."""
+    """How much hidden surface each verdict sees, (n, 1, h', w') in 0..1."""
     return functional.adaptive_max_pool2d(hole * valid, like.shape[2:])
 
 
@@ -73,9 +74,9 @@ def discriminator_loss(real: Tensor, fake: Tensor, weight: Tensor, kind: str) ->
 
 
 @torch.no_grad()
-def share_right(real: Tensor, fake: Tensor, weight: Tensor) -> float:
+def share_right(real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
     """The discriminator's accuracy: the share of its verdicts that are right, half of them on real maps."""
-    return float((_mean((real > 0).float(), weight) + _mean((fake < 0).float(), weight)) / 2)
+    return (_mean((real > 0).float(), weight) + _mean((fake < 0).float(), weight)) / 2
 
 
 @torch.no_grad()
@@ -86,7 +87,7 @@ def accuracy(judge: nn.Module, truth: Tensor, composite: Tensor, hole: Tensor, v
     real, _ = judge(truth * valid, hole, valid)
     fake, _ = judge(composite, hole, valid)
     judge.train(learning)
-    return share_right(real, fake, patch_weight(hole, valid, real))
+    return float(share_right(real, fake, patch_weight(hole, valid, real)))
 
 
 def generator_adversarial(fake: Tensor, weight: Tensor, kind: str) -> Tensor:

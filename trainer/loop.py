@@ -37,6 +37,7 @@ from .discriminator import (
     r1_penalty,
     share_right,
 )
+from .ondevice import DeviceSet, conjugate_step, device_batches
 from .optimizer import Optimizer, follow, learning_rate
 from .start import starting_weights
 from .task import Batch, ShardSet, batches
@@ -50,7 +51,7 @@ class TrainingFailed(RuntimeError):  # noqa: N818  # it is what happened, and re
 
 def generator_loss(
     config: Config, batch: Batch, predicted: Tensor, registered: float = 0.0
-) -> tuple[Tensor, dict[str, float], Tensor]:
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Reconstruction loss of a batch, its parts for the log, and the repaired maps as they are judged.
 
     These have their seam closed if the configuration asks for it: a seam would be all that a discriminator
@@ -66,7 +67,7 @@ def generator_loss(
     outside = (1 - batch.hole) * batch.valid
     weight = losses.balanced(inside, config.balance)
     total = config.known * losses.cosine(predicted, batch.truth, outside)
-    parts = {"cosine": 0.0, "chord": 0.0, "gradient": 0.0}
+    parts = {name: total.new_zeros(()) for name in ("cosine", "chord", "gradient")}
     answers = [(predicted, 1 - config.closing)]
     if config.closing > 0:
         answers.append((losses.close_seam(predicted, batch.truth, outside), config.closing))
@@ -83,9 +84,9 @@ def generator_loss(
             loss = config.cosine * cosine + config.chord * chord + config.gradient * slope
             total = total + part * share * loss
             for name, value in (("cosine", cosine), ("chord", chord), ("gradient", slope)):
-                parts[name] += part * share * float(value.detach())
+                parts[name] = parts[name] + part * share * value.detach()
     with torch.no_grad():
-        parts["degrees"] = float(losses.weighted_mean(losses.angle_degrees(answer, batch.truth), weight))
+        parts["degrees"] = losses.weighted_mean(losses.angle_degrees(answer, batch.truth), weight)
     return total, parts, composite
 
 
@@ -129,6 +130,8 @@ class Trainer:
             # torchrun starts one process for each GPU of a machine.
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # Every step is of the same shape.
         if self.world > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self.say: Callable[[str], None] = say if self.rank == 0 else lambda text: None
@@ -138,9 +141,12 @@ class Trainer:
             self.generator = self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.start and not (folder / LAST).exists():
             self._start_from(start_path(config.start))
-        self._forward: Callable[[Tensor], Tensor] = (
-            torch.compile(self.generator) if config.compile else self.generator
-        )
+        self._forward: Callable[[Tensor], Tensor] = self.generator
+        self._loss, self._conjugate_step = generator_loss, conjugate_step
+        if config.compile:
+            self._forward = torch.compile(self.generator, dynamic=False)
+            self._loss = torch.compile(generator_loss, dynamic=False)
+            self._conjugate_step = torch.compile(conjugate_step)
         self.average = deepcopy(self.generator).requires_grad_(False)
         self.optimizer = Optimizer(self.generator, config.optimizer, config.weight_decay)
         self.discriminator = build_discriminator(config.discriminator, config.discriminator_width).to(
@@ -165,6 +171,7 @@ class Trainer:
         if self.device.type == "cpu" and (advice := advice_for_cpu(config)):
             self.say(advice)
         self._asked_to_end = False
+        self._unchecked: tuple[int, Tensor, Tensor] | None = None
         self._board: Any = None
         if self.rank == 0:
             self._note_session()
@@ -248,7 +255,12 @@ class Trainer:
         self.say(f"starting from {card.name} {card.version}")
 
     def save(self) -> None:
-        """Write the whole state of the run; of several processes the first one does."""
+        """Write the whole state of the run; of several processes the first one does.
+
+        Raises:
+            TrainingFailed: the last loss was no number; nothing is written.
+        """
+        self._check()
         if self.rank:
             return
         checkpoint.save(
@@ -358,10 +370,15 @@ class Trainer:
 
     def _run_stage(self, stage: Stage) -> None:
         config = self.config
-        data = ShardSet(Path(config.data) / "train", stage.size, config.shares)
+        folder = Path(config.data) / "train"
+        data = (
+            DeviceSet(folder, stage.size, config.shares, self.device)
+            if config.on_device
+            else ShardSet(folder, stage.size, config.shares)
+        )
         drawn = self._batches(data, stage)
         self.say(f"stage {self.stage + 1} of {len(config.stages)}: {stage.size} px, maps {data.counts()}")
-        seen: list[dict[str, float]] = []
+        seen: list[dict[str, Tensor]] = []
         bar = tqdm(
             total=100.0,
             unit="%",
@@ -376,14 +393,14 @@ class Trainer:
             rate = learning_rate(stage.lr, stage.lr_end, self.step, progress, config.warm_up)
             batch = next(drawn).to(self.device)
             waited += time.perf_counter() - start
-            parts = self._train_step(batch, rate, stage)
-            seen.append(parts)
+            seen.append(self._train_step(batch, rate, stage))
             self.step += 1
             self.stage_step += 1
             self.stage_seconds += time.perf_counter() - start
             if self.step % config.log_every == 0:
+                self._check()
                 keys = dict.fromkeys(key for parts in seen for key in parts)
-                mean = {key: float(np.mean([p[key] for p in seen if key in p])) for key in keys}
+                mean = {key: float(torch.stack([p[key] for p in seen if key in p]).mean()) for key in keys}
                 per_second = self.world * stage.batch / (self.stage_seconds / self.stage_step)
                 values = {"step": self.step, "size": stage.size, "lr": rate, "per_second": per_second}
                 # What part of the time training waited for its data; near 0 with enough `loaders`.
@@ -411,16 +428,14 @@ class Trainer:
 
     def _batches(self, data: ShardSet, stage: Stage) -> Iterator[Batch]:
         config = self.config
-        return batches(
-            data,
-            self.step,
-            (config.seed, self.rank),
-            stage.batch,
-            config.masks,
-            known_valid=config.known_valid,
-            zoom=(config.zoom[0], config.zoom[1]),
-            loaders=config.loaders,
-        )
+        args = (self.step, (config.seed, self.rank), stage.batch, config.masks)
+        zoom = (config.zoom[0], config.zoom[1])
+        if isinstance(data, DeviceSet):
+            return device_batches(
+                data, *args, known_valid=config.known_valid, zoom=zoom, loaders=config.loaders,
+                step=self._conjugate_step,
+            )  # fmt: skip
+        return batches(data, *args, known_valid=config.known_valid, zoom=zoom, loaders=config.loaders)
 
     def _predict(self, inputs: Tensor) -> Tensor:
         with self._precision():
@@ -432,7 +447,7 @@ class Trainer:
             self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16"
         )
 
-    def _judge_step(self, batch: Batch, composite: Tensor) -> dict[str, float]:
+    def _judge_step(self, batch: Batch, composite: Tensor) -> dict[str, Tensor]:
         """One step of the discriminator; the generator is left alone."""
         config = self.config
         self.discriminator.requires_grad_(True)
@@ -449,13 +464,13 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         self._share_gradients(self.discriminator)
         self.judge_optimizer.step()
-        return {"judge": float(loss.detach()), "judge_right": share_right(real, fake, weight)}
+        return {"judge": loss.detach(), "judge_right": share_right(real, fake, weight)}
 
     def _adversarial_loss(
         self, batch: Batch, composite: Tensor, stage: Stage
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the discriminator and the finer measures add to the generator's loss."""
-        parts: dict[str, float] = {}
+        parts: dict[str, Tensor] = {}
         total = composite.new_zeros(())
         if stage.adversarial > 0 or stage.features > 0:
             self.discriminator.requires_grad_(False)
@@ -467,7 +482,7 @@ class Trainer:
             )
             matched = feature_matching(features, wanted)
             total = total + stage.adversarial * fooled + stage.features * matched
-            parts |= {"adversarial": float(fooled.detach()), "features": float(matched.detach())}
+            parts |= {"adversarial": fooled.detach(), "features": matched.detach()}
         inside = batch.hole * batch.valid
         if stage.relight > 0:
             drawn = self.rng.normal(size=(len(composite), 3, 3)).astype(np.float32)
@@ -475,40 +490,52 @@ class Trainer:
             lights = torch.from_numpy(drawn / np.linalg.norm(drawn, axis=-1, keepdims=True))
             lit = losses.relight(composite, batch.truth, inside, lights.to(composite.device))
             total = total + stage.relight * lit
-            parts["relight"] = float(lit.detach())
+            parts["relight"] = lit.detach()
         if stage.curl > 0:
             curl = losses.curl_difference(composite, batch.truth, inside)
             total = total + stage.curl * curl
-            parts["curl"] = float(curl.detach())
+            parts["curl"] = curl.detach()
         return total, parts
 
-    def _train_step(self, batch: Batch, rate: float, stage: Stage) -> dict[str, float]:
+    def _train_step(self, batch: Batch, rate: float, stage: Stage) -> dict[str, Tensor]:
         config = self.config
         predicted = self._predict(batch.inputs)
-        loss, parts, composite = generator_loss(config, batch, predicted, stage.registered)
+        loss, parts, composite = self._loss(config, batch, predicted, stage.registered)
         if stage.adversarial > 0 and self.step % config.discriminator_every == 0:
             parts |= self._judge_step(batch, composite)
         if max(stage.adversarial, stage.features, stage.relight, stage.curl) > 0:
             extra, more = self._adversarial_loss(batch, composite, stage)
             loss = loss + extra
             parts |= more
-        if not torch.isfinite(loss):
-            raise TrainingFailed(
-                f"the loss became {float(loss.detach())} at step {self.step}; "
-                f"continue from {LAST} with a lower learning rate"
-            )
         self.generator.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._share_gradients(self.generator)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), config.clip)
-        if not torch.isfinite(norm):
-            raise TrainingFailed(
-                f"the gradient became {float(norm)} at step {self.step}; "
-                f"continue from {LAST} with a lower learning rate"
-            )
+        self._unchecked = self.step, loss.detach(), norm
+        if self.device.type == "cpu":
+            self._check()
         self.optimizer.step(rate)
         follow(self.average, self.generator, self.step, config.ema)
         return parts
+
+    def _check(self) -> None:
+        """Stop if the last step's loss or gradient is no number.
+
+        To ask makes the program wait for a GPU, so it is asked before anything is logged or saved; what
+        once is no number stays none.
+
+        Raises:
+            TrainingFailed: it is none.
+        """
+        if self._unchecked is None:
+            return
+        (step, *values), self._unchecked = self._unchecked, None
+        for name, value in zip(("loss", "gradient"), values, strict=True):
+            if not torch.isfinite(value):
+                raise TrainingFailed(
+                    f"the {name} became {float(value)} at step {step}; "
+                    f"continue from {LAST} with a lower learning rate"
+                )
 
     @torch.no_grad()
     def validate(self, stage: Stage) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,9 +45,16 @@ class Batch:
     hole: Tensor
     valid: Tensor
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(*(change(t) for t in (self.inputs, self.truth, self.hole, self.valid)))
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(*(t.to(device) for t in (self.inputs, self.truth, self.hole, self.valid)))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch where a GPU can fetch it by itself."""
+        return self._each(Tensor.pin_memory)
 
     def composite(self, predicted: Tensor) -> Tensor:
         """The repaired map: known texels kept, the hole filled, nothing off the surface."""
@@ -73,8 +80,17 @@ def build_inputs(truth: Tensor, hole: Tensor, shown_valid: Tensor, spaces: Seque
     return torch.from_numpy(np.stack(batch))
 
 
+def shrunk(packed: Tensor, factor: int) -> Tensor:
+    """Average packed maps (n, h, w, 3) uint8 over factor x factor texels, surface texels only."""
+    maps = packed.permute(0, 3, 1, 2).float()
+    valid = (maps.amax(dim=1, keepdim=True) > 0).float()
+    share = functional.avg_pool2d(valid, factor)
+    mean = functional.avg_pool2d(maps * valid, factor) / share.clamp_min(1e-6)
+    return torch.where(share >= 0.5, mean.round(), 0).to(torch.uint8).permute(0, 2, 3, 1)
+
+
 def shrink(normals: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Average packed maps (n, h, w, 3) over factor x factor texels, surface texels only."""
+    """`shrunk` for arrays."""
     if factor == 1:
         return normals
     count, height, width, _ = normals.shape
@@ -82,18 +98,13 @@ def shrink(normals: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     # A few at a time: among large arrays that go again, small ones that stay would leave gaps in memory.
     for start in range(0, count, 8):
         part = slice(start, start + 8)
-        packed = torch.from_numpy(normals[part]).permute(0, 3, 1, 2).float()
-        valid = (packed.amax(dim=1, keepdim=True) > 0).float()
-        share = functional.avg_pool2d(valid, factor)
-        mean = functional.avg_pool2d(packed * valid, factor) / share.clamp_min(1e-6)
-        mean = torch.where(share >= 0.5, mean.round(), 0).to(torch.uint8)
-        result[part] = mean.permute(0, 2, 3, 1).numpy()
+        result[part] = shrunk(torch.from_numpy(normals[part]), factor).numpy()
     return result
 
 
-def moved(packed: NDArray[np.uint8], moves: Moves, size: int) -> tuple[Tensor, Tensor]:
+def moved(packed: NDArray[np.uint8] | Tensor, moves: Moves, size: int) -> tuple[Tensor, Tensor]:
     """A shard's maps (n, h, w, 3), unpacked and moved: normals (n, 3, s, s) and surface (n, 1, s, s)."""
-    maps = torch.from_numpy(packed).permute(0, 3, 1, 2).float()
+    maps = torch.as_tensor(packed).permute(0, 3, 1, 2).float()
     valid = (maps.sum(dim=1, keepdim=True) > 0).float()
     return apply_moves((maps - 128) / 127 * valid, valid, moves, size)
 
@@ -175,7 +186,12 @@ def drawn(steps: Dataset[Drawn], numbers: Iterable[int], loaders: int) -> Iterat
     # Forked, the processes share the maps that are in memory.
     context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     loader = DataLoader(
-        steps, sampler=numbers, batch_size=None, num_workers=loaders, multiprocessing_context=context
+        steps,
+        sampler=numbers,
+        batch_size=None,
+        num_workers=loaders,
+        multiprocessing_context=context,
+        pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
 
@@ -204,13 +220,19 @@ class ShardSet:
         """Read shards that are new since the last time; returns how many."""
         fresh = sorted(set(self.folder.glob("*.npz")) - self._known)
         for path in fresh:
-            shard = Shard.load(path)
-            factor = 1
-            while shard.normals.shape[1] // (2 * factor) >= self.size * 4 / 3:
-                factor *= 2
-            self._maps[shard.space].extend(shrink(shard.normals, factor))
+            self._keep(Shard.load(path))
             self._known.add(path)
         return len(fresh)
+
+    def _keep(self, shard: Shard) -> None:
+        self._maps[shard.space].extend(self._reduced(shard.normals))
+
+    def _reduced(self, maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Maps (n, h, w, 3) at no more than what training needs of them."""
+        factor = 1
+        while maps.shape[1] // (2 * factor) >= self.size * 4 / 3:
+            factor *= 2
+        return shrink(maps, factor)
 
     def __len__(self) -> int:
         return sum(len(maps) for maps in self._maps.values())
