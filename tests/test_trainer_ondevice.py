@@ -105,6 +105,9 @@ def test_shards_that_come_later_are_picked_up(data: Path, tmp_path: Path) -> Non
     index = np.array([0, 2, 3, 3, 5])
     assert np.array_equal(shards.pick(index).numpy(), maps[index])
     assert shards.small.shape == (6, 64, 64, 3)
+    # What is in memory serves every size that needs as much of the maps, and no other.
+    assert shards.serve(80) and shards.size == 80 and _draw(shards).truth.shape[-1] == 80
+    assert not shards.serve(32) and shards.size == 80
     odd = np.zeros((1, 80, 80, 3), np.uint8)
     Shard(odd, np.zeros(1, np.int64), "camera").save(tmp_path / "c.npz")
     with pytest.raises(ValueError, match="several sizes"):

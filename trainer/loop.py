@@ -156,6 +156,7 @@ class Trainer:
         self.judge_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=config.lr_discriminator, betas=(0.0, 0.99)
         )
+        self._data: ShardSet | None = None
         self._test: ShardSet | None = None
         self.step = 0
         self.stage = 0
@@ -370,12 +371,7 @@ class Trainer:
 
     def _run_stage(self, stage: Stage) -> None:
         config = self.config
-        folder = Path(config.data) / "train"
-        data = (
-            DeviceSet(folder, stage.size, config.shares, self.device)
-            if config.on_device
-            else ShardSet(folder, stage.size, config.shares)
-        )
+        data = self._data_of(stage)
         drawn = self._batches(data, stage)
         self.say(f"stage {self.stage + 1} of {len(config.stages)}: {stage.size} px, maps {data.counts()}")
         seen: list[dict[str, Tensor]] = []
@@ -425,6 +421,18 @@ class Trainer:
                 raise KeyboardInterrupt
         bar.update(bar.total - bar.n)
         bar.close()
+
+    def _data_of(self, stage: Stage) -> ShardSet:
+        if self._data is None or not self._data.serve(stage.size):
+            self._data = None  # Before others take its place in memory.
+            folder, shares = Path(self.config.data) / "train", self.config.shares
+            if self.config.on_device:
+                self._data = DeviceSet(folder, stage.size, shares, self.device)
+            else:
+                self._data = ShardSet(folder, stage.size, shares)
+        else:
+            self._data.refresh()
+        return self._data
 
     def _batches(self, data: ShardSet, stage: Stage) -> Iterator[Batch]:
         config = self.config

@@ -196,6 +196,14 @@ def drawn(steps: Dataset[Drawn], numbers: Iterable[int], loaders: int) -> Iterat
     return iter(loader)
 
 
+def _reduction(side: int, size: int) -> int:
+    """By what maps of a side are divided for a training size: less than three times that is left."""
+    factor = 1
+    while side // (2 * factor) >= size * 4 / 3:
+        factor *= 2
+    return factor
+
+
 class ShardSet:
     """All maps of a folder of shards, by space, in memory; new shards are picked up by `refresh`.
 
@@ -211,6 +219,7 @@ class ShardSet:
     def __init__(self, folder: Path, size: int, shares: Mapping[str, float]):
         self.folder, self.size, self.shares = folder, size, shares
         self._known: set[Path] = set()
+        self._sides: set[int] = set()
         self._maps: dict[str, list[NDArray[np.uint8]]] = {space: [] for space in SPACES}
         self.refresh()
         if not self._known:
@@ -229,10 +238,15 @@ class ShardSet:
 
     def _reduced(self, maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Maps (n, h, w, 3) at no more than what training needs of them."""
-        factor = 1
-        while maps.shape[1] // (2 * factor) >= self.size * 4 / 3:
-            factor *= 2
-        return shrink(maps, factor)
+        self._sides.add(maps.shape[1])
+        return shrink(maps, _reduction(maps.shape[1], self.size))
+
+    def serve(self, size: int) -> bool:
+        """Go on at another training size, if the maps in memory are the ones for it; returns whether."""
+        if any(_reduction(side, size) != _reduction(side, self.size) for side in self._sides):
+            return False
+        self.size = size
+        return True
 
     def __len__(self) -> int:
         return sum(len(maps) for maps in self._maps.values())
