@@ -22,7 +22,8 @@ import build_addon
 from blender_normal_inpaint.addon import png
 from blender_normal_inpaint.addon.depth import FileFormat, sniff_bytes, sniff_file
 from blender_normal_inpaint.core.files import read_map, write_map
-from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS
+from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, default_card_path
+from blender_normal_inpaint.worker.engines import create_engine
 
 
 @pytest.fixture
@@ -114,6 +115,13 @@ def test_the_zip_holds_the_package_and_nothing_else(build: Build) -> None:
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".md"))]
     assert not [name for name in names if name.startswith(("tests/", "trainer/"))]
     assert not [name for name in names if "numpy" in name]
+
+
+def test_what_is_staged_loads(tmp_path: Path) -> None:
+    build_addon.stage(tmp_path / "staged")
+    card = tmp_path / "staged" / "models" / default_card_path().name
+    engine, _ = create_engine("onnx", device="cpu", card_path=card)
+    assert engine.card.path == card
 
 
 def test_two_builds_give_the_same_bytes(build: Build, models: Path, wheels: Path) -> None:

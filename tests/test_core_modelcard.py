@@ -28,6 +28,15 @@ def change(path, **fields):
     path.write_text(json.dumps(data), encoding="utf-8")
 
 
+def with_need(path):
+    """The card's files, the ONNX one in need of a second one that is made here."""
+    files = json.loads(path.read_text(encoding="utf-8"))["files"]
+    files["onnx"] |= {"sha256": files["onnx"]["sha256"].lower(), "needs": ["safetensors"]}
+    (path.parent / "net.safetensors").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    return files | {"safetensors": {"file": "net.safetensors", "sha256": digest, "bytes": 7}}
+
+
 def code_of(call):
     with pytest.raises(InpaintError) as caught:
         call()
@@ -56,6 +65,35 @@ def test_missing_and_damaged_weights(card_path):
     assert code_of(lambda: verify(card, "safetensors")) == "weights_missing"
     with pytest.raises(ValueError, match="pickle"):
         verify(card, "pickle")
+
+
+def test_what_a_file_needs_is_verified_with_it(card_path):
+    change(card_path, files=(files := with_need(card_path)))
+    card = load_card(card_path)
+    assert card.files["onnx"].needs == ("safetensors",)
+    assert card.to_dict()["files"] == files
+    assert verify(card, "onnx") == card_path.parent / "net.onnx"
+    (card_path.parent / "net.onnx").rename(card_path.parent / "aside")
+    # Only one way: the other file can be used by itself.
+    assert verify(card, "safetensors") == card_path.parent / "net.safetensors"
+    (card_path.parent / "aside").rename(card_path.parent / "net.onnx")
+    needed = card_path.parent / "net.safetensors"
+    needed.write_bytes(b"wEights")
+    with pytest.raises(InpaintError, match=r"net\.safetensors does not match") as caught:
+        verify(card, "onnx")
+    assert caught.value.code == "weights_damaged"
+    needed.unlink()
+    with pytest.raises(InpaintError, match=r"net\.safetensors is missing") as caught:
+        verify(card, "onnx")
+    assert caught.value.code == "weights_missing"
+
+
+@pytest.mark.parametrize("needs", ["safetensors", ["onnx", "data"], 3, None])
+def test_needs_that_the_card_does_not_name(card_path, needs):
+    files = with_need(card_path)
+    files["onnx"]["needs"] = needs
+    change(card_path, files=files)
+    assert code_of(lambda: load_card(card_path)) == "weights_damaged"
 
 
 @pytest.mark.parametrize(

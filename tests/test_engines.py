@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 import sys
 import warnings
@@ -181,7 +182,32 @@ def test_the_bundled_weights_agree_too() -> None:
     assert np.abs(np.linalg.norm(first, axis=1) - 1).max() < 1e-2
 
 
+def test_the_bundled_weights_are_stored_once() -> None:
+    card = load_card(default_card_path())
+    assert card.files["onnx"].needs == ("safetensors",)
+    assert card.files["onnx"].bytes < card.files["safetensors"].bytes / 50
+    total = sum(path.stat().st_size for path in default_card_path().parent.iterdir())
+    assert total < 40_000_000
+
+
 # Missing, damaged, foreign ----------------------------------------------------------------------------
+
+
+def test_the_bundled_graph_needs_the_weights_beside_it(tmp_path: Path) -> None:
+    for source in default_card_path().parent.glob("face_normal_inpaint.*"):
+        shutil.copyfile(source, tmp_path / source.name)
+    model = Model(tmp_path / default_card_path().name)
+    for path in (model.card, model.onnx, model.safetensors):
+        assert create_engine("onnx", device="cpu", card_path=path)[0].card.path == model.card
+    data = bytearray(model.safetensors.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.safetensors.write_bytes(data)
+    assert code_of(lambda: create_engine("onnx", card_path=model.onnx)) == "weights_damaged"
+    model.safetensors.unlink()
+    for kind in ("onnx", "torch", "auto"):
+        with pytest.raises(InpaintError, match=r"face_normal_inpaint\.safetensors is missing") as caught:
+            create_engine(kind, device="cpu", card_path=model.onnx)
+        assert caught.value.code == "weights_missing"
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch", "auto"])

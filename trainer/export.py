@@ -1,8 +1,9 @@
-"""Export: safetensors and ONNX of the same network, a parity check, and the model card."""
+"""Export: a network's weights as safetensors, its graph as ONNX, a parity check, and the model card."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from blender_normal_inpaint.core.modelcard import (
     sha256_of,
 )
 from blender_normal_inpaint.nets import build_generator
+from blender_normal_inpaint.worker.engines import safetensors_places
 
 from . import checkpoint
 from .config import start_path
@@ -33,7 +35,9 @@ OPSET = 17
 PARITY = 1e-3
 #: Values fewer than these are not worth a cast.
 SMALL = 256
-#: Batch, height and width at which both files must agree.
+#: What an ONNX file's weight in half precision is called: its name in the network, and this.
+HALF = ".half"
+#: Batch, height and width at which PyTorch and ONNX Runtime must agree.
 PARITY_SHAPES = ((2, 128, 128), (1, 256, 192))
 
 
@@ -44,7 +48,6 @@ class ExportFailed(RuntimeError):  # noqa: N818  # it is what happened, and read
 def export_onnx(generator: nn.Module, path: Path) -> None:
     """Write a generator as ONNX whose batch, height and width are free."""
     example = torch.zeros(2, len(INPUT_CHANNELS), 64, 96)
-    part = path.with_suffix(".part")
     axes = {0: "n", 2: "h", 3: "w"}
     with warnings.catch_warnings():
         # The tracing exporter announces its successor, which needs a further dependency.
@@ -52,14 +55,13 @@ def export_onnx(generator: nn.Module, path: Path) -> None:
         torch.onnx.export(
             generator,
             (example,),
-            str(part),
+            str(path),
             input_names=["crops"],
             output_names=["normals"],
             dynamic_axes={"crops": axes, "normals": axes},
             opset_version=OPSET,
             dynamo=False,
         )
-    part.replace(path)
 
 
 def halve(path: Path) -> None:
@@ -76,13 +78,50 @@ def halve(path: Path) -> None:
         if values.dtype != np.float32 or values.size < SMALL:
             continue
         name = tensor.name
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + HALF))
+        casts.append(onnx.helper.make_node("Cast", [name + HALF], [name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def share(path: Path, tensors: Path) -> bool:
+    """Take the weights that a safetensors file holds out of a halved ONNX file, which refers to it instead.
+
+    ONNX calls it external data: the name of a file in its own folder, and which of its bytes a tensor is. A
+    weight that the other file does not hold under the same name, with the same shape and values, stays.
+
+    Args:
+        path: The ONNX file, which is rewritten.
+        tensors: The safetensors file, beside it.
+
+    Returns:
+        Whether it refers to the safetensors file now, and so cannot be used without it.
+
+    Raises:
+        ValueError: The other file is no safetensors file.
+    """
+    model = onnx.load(str(path))
+    data = tensors.read_bytes()
+    places = safetensors_places(data)
+    shared = False
+    for tensor in model.graph.initializer:
+        place = places.get(tensor.name.removesuffix(HALF))
+        if not tensor.name.endswith(HALF) or place is None:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        same = values.dtype == place.dtype and values.shape == place.shape
+        if same and values.tobytes() == data[place.begin : place.end]:
+            onnx.external_data_helper.set_external_data(
+                tensor, tensors.name, offset=place.begin, length=place.end - place.begin
+            )
+            tensor.ClearField("raw_data")
+            shared = True
+    onnx.save(model, str(path))
+    onnx.checker.check_model(str(path))
+    return shared
 
 
 def parity(generator: nn.Module, onnx_path: Path, rng: np.random.Generator) -> float:
@@ -114,7 +153,9 @@ def export(
     agree: float = PARITY,
     keep: float = 0.0,
 ) -> ModelCard:
-    """Export a run's averaged weights, rounded to half precision, which is how both files store them.
+    """Export a run's averaged weights, rounded to half precision, which is how they are stored.
+
+    The safetensors file holds them; the ONNX file holds the graph and refers to it (`share`).
 
     Args:
         run: a run's folder, or one of its checkpoints.
@@ -135,7 +176,7 @@ def export(
         The card that was written.
 
     Raises:
-        ExportFailed: PyTorch and ONNX Runtime disagree; nothing is left in the folder.
+        ExportFailed: PyTorch and ONNX Runtime disagree; the folder is as it was.
         ValueError: the checkpoint is none, or the run started from nothing of which a share could be kept.
     """
     state = checkpoint.load(run / "last.pt" if run.is_dir() else run)
@@ -150,50 +191,53 @@ def export(
     generator.load_state_dict(average)
     generator.half().float()  # what the files hold, so that both are the same network
     folder.mkdir(parents=True, exist_ok=True)
-    onnx_path, tensors_path = folder / f"{name}.onnx", folder / f"{name}.safetensors"
-    fresh = onnx_path.with_name(f".{name}.new.onnx")
-    try:
-        export_onnx(generator, fresh)
-        halve(fresh)
-        worst = parity(generator, fresh, np.random.default_rng(0))
+    # Made under their final names, by which they refer to each other, where nobody sees them half done.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as making:
+        tensors_path, onnx_path, card_path = paths = [
+            Path(making) / f"{name}.{kind}" for kind in ("safetensors", "onnx", "json")
+        ]
+        # Written here, not by the library, which makes files that only their owner can read.
+        tensors = generator.state_dict().items()
+        tensors_path.write_bytes(
+            save({k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors})
+        )
+        export_onnx(generator, onnx_path)
+        halve(onnx_path)
+        needs = ("safetensors",) if share(onnx_path, tensors_path) else ()
+        worst = parity(generator, onnx_path, np.random.default_rng(0))
         if not worst < agree:
             raise ExportFailed(
                 f"PyTorch and ONNX Runtime differ by {worst:.2g}, more than {agree:g}; nothing was exported"
             )
-        fresh.replace(onnx_path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    part = tensors_path.with_suffix(".part")
-    # Written here, not by the library, which makes files that only their owner can read.
-    tensors = generator.state_dict().items()
-    part.write_bytes(save({k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors}))
-    part.replace(tensors_path)
-    card = ModelCard(
-        name=name,
-        version=version,
-        created=datetime.now(UTC).date().isoformat(),
-        spaces=tuple(spaces),
-        input_channels=INPUT_CHANNELS,
-        working_size=working_size,
-        size_multiple=int(getattr(generator, "size_multiple", 16)),
-        generator=config["generator"],
-        files={
-            kind: WeightFile(path.name, sha256_of(path), path.stat().st_size)
-            for kind, path in (("onnx", onnx_path), ("safetensors", tensors_path))
-        },
-        training_data=tuple(training_data),
-        licence=licence,
-        figures={**(figures or {}), "onnx_parity": worst, "steps": state["step"]},
-        recipe=json.dumps(
-            {
-                "revision": state["revision"],
-                "kept": keep,
-                **{k: v for k, v in config.items() if k not in ("data", "device")},
-            }
-        ),
-    )
-    card_path = folder / f"{name}.json"
-    card_part = card_path.with_suffix(".part")
-    card_part.write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
-    card_part.replace(card_path)
+        card = ModelCard(
+            name=name,
+            version=version,
+            created=datetime.now(UTC).date().isoformat(),
+            spaces=tuple(spaces),
+            input_channels=INPUT_CHANNELS,
+            working_size=working_size,
+            size_multiple=int(getattr(generator, "size_multiple", 16)),
+            generator=config["generator"],
+            files={
+                "onnx": _weight_file(onnx_path, needs),
+                "safetensors": _weight_file(tensors_path),
+            },
+            training_data=tuple(training_data),
+            licence=licence,
+            figures={**(figures or {}), "onnx_parity": worst, "steps": state["step"]},
+            recipe=json.dumps(
+                {
+                    "revision": state["revision"],
+                    "kept": keep,
+                    **{k: v for k, v in config.items() if k not in ("data", "device")},
+                }
+            ),
+        )
+        card_path.write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
+        for path in paths:  # the card last: until then the one that was there calls new weights damaged
+            path.replace(folder / path.name)
     return card
+
+
+def _weight_file(path: Path, needs: tuple[str, ...] = ()) -> WeightFile:
+    return WeightFile(path.name, sha256_of(path), path.stat().st_size, needs)

@@ -28,11 +28,21 @@ _KINDS = ("onnx", "safetensors")
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One weight file beside its card."""
+    """One weight file beside its card.
+
+    `needs` names the kinds of the card's other files without which this one cannot be used: an ONNX file may
+    hold the graph alone and refer to the safetensors file for its weights.
+    """
 
     file: str
     sha256: str
     bytes: int
+    needs: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file as a card's JSON describes it, `needs` only where there are any."""
+        needs = {"needs": list(self.needs)} if self.needs else {}
+        return {"file": self.file, "sha256": self.sha256, "bytes": self.bytes, **needs}
 
 
 @dataclass(frozen=True)
@@ -69,10 +79,7 @@ class ModelCard:
             "working_size": self.working_size,
             "size_multiple": self.size_multiple,
             "generator": dict(self.generator),
-            "files": {
-                kind: {"file": entry.file, "sha256": entry.sha256, "bytes": entry.bytes}
-                for kind, entry in self.files.items()
-            },
+            "files": {kind: entry.to_dict() for kind, entry in self.files.items()},
             "training_data": [dict(entry) for entry in self.training_data],
             "licence": self.licence,
             "figures": dict(self.figures),
@@ -115,7 +122,12 @@ def load_card(path: Path) -> ModelCard:
         raise _damaged(path, "it is not a JSON object")
     try:
         files = {
-            str(kind): WeightFile(str(entry["file"]), str(entry["sha256"]).lower(), int(entry["bytes"]))
+            str(kind): WeightFile(
+                file=str(entry["file"]),
+                sha256=str(entry["sha256"]).lower(),
+                bytes=int(entry["bytes"]),
+                needs=tuple(str(needed) for needed in entry.get("needs", ())),
+            )
             for kind, entry in data["files"].items()
         }
         card = ModelCard(
@@ -144,6 +156,8 @@ def load_card(path: Path) -> ModelCard:
         # The card must not be able to point outside its own folder.
         if entry.file in ("", ".", "..") or Path(entry.file).name != entry.file or "\\" in entry.file:
             raise _damaged(path, f"the file name {entry.file!r} is not a plain name")
+        if not files.keys() >= set(entry.needs):
+            raise _damaged(path, f"{entry.file} needs a file that the card does not name")
     return card
 
 
@@ -157,18 +171,30 @@ def sha256_of(path: Path) -> str:
 
 
 def verify(card: ModelCard, which: str) -> Path:
-    """The path of a card's weight file, once its size and hash have been checked.
+    """The path of a card's weight file, once its size and hash and those of the files it needs are checked.
 
     Args:
         card: A card from `load_card`.
         which: "onnx" or "safetensors".
 
+    Returns:
+        The path of that file; what it needs lies beside it.
+
     Raises:
-        InpaintError: `weights_missing` if the card names no such file or it is not there,
-            `weights_damaged` if its size or hash differs from the card's.
+        InpaintError: `weights_missing` if the card names no such file or one of these is not there,
+            `weights_damaged` if a size or hash differs from the card's.
+        ValueError: There is no such kind.
     """
     if which not in _KINDS:
         raise ValueError(f"unknown kind of weights: {which!r}")
+    path = _checked(card, which)
+    for needed in card.files[which].needs:
+        _checked(card, needed)
+    return path
+
+
+def _checked(card: ModelCard, which: str) -> Path:
+    """The path of one of a card's files, once its size and hash have been checked."""
     entry = card.files.get(which)
     if entry is None or card.path is None:
         raise InpaintError(

@@ -16,6 +16,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,7 +48,7 @@ class LoadedEngine(Engine, Protocol):
 
 
 def weights_kind(engine: Engine) -> str:
-    """Which of the card's weight files an engine reads."""
+    """Which of the card's weight files an engine opens."""
     return "safetensors" if engine.name == "torch" else "onnx"
 
 
@@ -528,15 +529,51 @@ def load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     """Read a safetensors file with nothing but numpy.
 
-    The format: eight bytes, little-endian, with the length of a JSON header; the header, which gives each
-    tensor's dtype, shape and place; and the tensors' bytes without gaps or overlaps
-    (https://github.com/huggingface/safetensors#format).
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by their names.
 
     Raises:
         OSError: The file cannot be read.
         ValueError: It is not such a file.
     """
     data = path.read_bytes()
+    whole = memoryview(data)
+    return {
+        # A copy, so that the array is writable and does not keep the whole file alive.
+        name: np.frombuffer(whole[place.begin : place.end], place.dtype).reshape(place.shape).copy()
+        for name, place in safetensors_places(data).items()
+    }
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """What a safetensors file says of a tensor: its dtype, its shape, and which bytes of the file it is."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def safetensors_places(data: bytes) -> dict[str, TensorPlace]:
+    """Where each tensor lies in the bytes of a safetensors file.
+
+    The format: eight bytes, little-endian, with the length of a JSON header; the header, which gives each
+    tensor's dtype, shape and place; and the tensors' bytes without gaps or overlaps
+    (https://github.com/huggingface/safetensors#format).
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        The tensors by their names.
+
+    Raises:
+        ValueError: It is not such a file.
+    """
     if len(data) < 8:
         raise ValueError("it is too short")
     (length,) = struct.unpack_from("<Q", data)
@@ -546,9 +583,8 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
     header.pop("__metadata__", None)
-    body = memoryview(data)[8 + length :]
-    tensors: dict[str, NDArray[Any]] = {}
-    places: list[tuple[int, int]] = []
+    body = 8 + length
+    places: dict[str, TensorPlace] = {}
     for name, entry in header.items():
         try:
             dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
@@ -560,16 +596,14 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         count = 1
         for side in shape:
             count *= side
-        if end - begin != count * dtype.itemsize or end > len(body):
+        if end - begin != count * dtype.itemsize or body + end > len(data):
             raise ValueError(f"the bytes of {name} do not fit its shape")
-        # A copy, so that the array is writable and does not keep the whole file alive.
-        tensors[name] = np.frombuffer(body[begin:end], dtype).reshape(shape).copy()
-        places.append((begin, end))
-    at = 0
-    for begin, end in sorted(places):
+        places[name] = TensorPlace(dtype, shape, body + begin, body + end)
+    at = body
+    for begin, end in sorted((place.begin, place.end) for place in places.values()):
         if begin != at:
             raise ValueError("its tensors overlap or leave gaps")
         at = end
-    if at != len(body):
+    if at != len(data):
         raise ValueError("it holds bytes that belong to no tensor")
-    return tensors
+    return places
