@@ -689,6 +689,17 @@ def test_discriminators_judge_and_are_bounded() -> None:
     penalty = r1_penalty(judge, maps, one, one)
     penalty.backward()
     assert float(penalty.detach()) >= 0
+
+    class Tilted(nn.Module):
+        """Each verdict is the sum of its own sixteen texels."""
+
+        def forward(self, normals: Tensor, hole: Tensor, valid: Tensor) -> tuple[Tensor, list[Tensor]]:
+            return nn.functional.avg_pool2d(normals[:, :1], 4) * 16, []
+
+    # The squared slope of each, however many there are.
+    assert float(r1_penalty(Tilted(), maps, one, one).detach()) == pytest.approx(16)
+    half = maps[..., :32]
+    assert float(r1_penalty(Tilted(), half, one, one).detach()) == pytest.approx(16)
     verdict, features = DcganDiscriminator(8)(maps, one, one)
     assert verdict.shape == (2, 1, 1, 1) and len(features) == 5
     # Binary cross entropy of a coin: log 2 for each side; the hinge of the same verdicts is one for each.

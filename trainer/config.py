@@ -67,7 +67,8 @@ class Config:
             blocks than the card's begins as the card's network.
         precision: "bfloat16" runs the generator in mixed precision, weights and losses stay float32; or
             "float32".
-        compile: run the generator and the losses through `torch.compile`, which pays on a GPU.
+        compile: run the generator, and with `on_device` the guess, through `torch.compile`: most of a minute
+            at the start, then quicker. For a GPU.
         on_device: keep the camera-space maps on the training device, and move them and guess their holes
             there (`trainer.ondevice`): a GPU learns faster than loaders can do that. All must be of one size.
         optimizer: "adamw"; or "muon", which learns a little faster for each map seen (`trainer.optimizer`).

@@ -142,10 +142,9 @@ class Trainer:
         if config.start and not (folder / LAST).exists():
             self._start_from(start_path(config.start))
         self._forward: Callable[[Tensor], Tensor] = self.generator
-        self._loss, self._conjugate_step = generator_loss, conjugate_step
-        if config.compile:
+        self._conjugate_step = conjugate_step
+        if config.compile:  # The losses not: their one large kernel takes minutes to assemble.
             self._forward = torch.compile(self.generator, dynamic=False)
-            self._loss = torch.compile(generator_loss, dynamic=False)
             self._conjugate_step = torch.compile(conjugate_step)
         self.average = deepcopy(self.generator).requires_grad_(False)
         self.optimizer = Optimizer(self.generator, config.optimizer, config.weight_decay)
@@ -508,7 +507,7 @@ class Trainer:
     def _train_step(self, batch: Batch, rate: float, stage: Stage) -> dict[str, Tensor]:
         config = self.config
         predicted = self._predict(batch.inputs)
-        loss, parts, composite = self._loss(config, batch, predicted, stage.registered)
+        loss, parts, composite = generator_loss(config, batch, predicted, stage.registered)
         if stage.adversarial > 0 and self.step % config.discriminator_every == 0:
             parts |= self._judge_step(batch, composite)
         if max(stage.adversarial, stage.features, stage.relight, stage.curl) > 0:
