@@ -120,7 +120,8 @@ def r1_penalty(model: nn.Module, normals: Tensor, hole: Tensor, valid: Tensor) -
     verdict, _ = model(normals, hole, valid)
     signs = torch.randint(0, 2, verdict.shape).to(verdict) * 2 - 1
     (slope,) = torch.autograd.grad((verdict * signs).sum(), normals, create_graph=True)
-    return (slope**2).sum(dim=(1, 2, 3)).mean() / verdict[0].numel()
+    penalty: Tensor = (slope**2).sum(dim=(1, 2, 3)).mean() / verdict[0].numel()
+    return penalty
 
 
 class DcganDiscriminator(nn.Module):
