@@ -404,7 +404,22 @@ def test_an_accelerator_that_fails_later_is_replaced(accelerate: Callable[..., O
     assert engine.run(make_batch()).shape == (1, 3, 48, 64)
     assert engine.device == "CPU"
     (notice,) = engine.take_notices()
-    assert "DirectML failed" in notice
+    assert "DirectML failed" in notice and "the driver was reset" in notice
+
+
+def test_the_memory_between_layers_is_given_back(made: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OnnxEngine(load_card(made.card), device="cpu")
+    session, asked = engine._session, []
+
+    class Watched:
+        def run(self, outputs: None, feed: dict[str, np.ndarray], options: Any) -> list[np.ndarray]:
+            asked.append(options.get_run_config_entry("memory.enable_memory_arena_shrinkage"))
+            return session.run(outputs, feed, options)
+
+    before = engine.run(make_batch())
+    monkeypatch.setattr(engine, "_session", Watched())
+    assert np.array_equal(engine.run(make_batch()), before)
+    assert asked == ["cpu:0"]
 
 
 @pytest.mark.parametrize(
