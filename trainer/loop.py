@@ -284,7 +284,12 @@ class Trainer:
         )
 
     def log(self, values: dict[str, Any]) -> None:
-        """Append a line to the log."""
+        """Append a line to the log.
+
+        Raises:
+            TrainingFailed: the last loss was no number; nothing is written.
+        """
+        self._check()
         if self.rank:
             return
         with (self.folder / "log.jsonl").open("a") as file:
@@ -393,7 +398,6 @@ class Trainer:
             self.stage_step += 1
             self.stage_seconds += time.perf_counter() - start
             if self.step % config.log_every == 0:
-                self._check()
                 keys = dict.fromkeys(key for parts in seen for key in parts)
                 mean = {key: float(torch.stack([p[key] for p in seen if key in p]).mean()) for key in keys}
                 per_second = self.world * stage.batch / (self.stage_seconds / self.stage_step)

@@ -27,9 +27,8 @@ from blender_normal_inpaint.core.guess import REACH
 from blender_normal_inpaint.core.modelcard import SPACES
 
 from .augment import Moves, draw_moves
-from .masks import draw_mask
 from .shards import Shard
-from .task import Batch, ShardSet, batches, drawn, moved, shrunk
+from .task import Batch, ShardSet, batches, draw_masks, drawn, moved, shrunk
 
 #: Steps of the solver on the finest grid and on each coarser one, where they cost little.
 GUESS_STEPS = 24
@@ -48,10 +47,14 @@ def _beside(field: Tensor) -> Tensor:
     return padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
 
 
-def _operator(field: Tensor, valid: Tensor, near: Tensor, degree: Tensor, tension: Tensor) -> Tensor:
+def _grown(flags: Tensor) -> Tensor:
+    return torch.maximum(flags, (_beside(flags) > 0).to(flags.dtype))
+
+
+def _operator(field: Tensor, near: Tensor, degree: Tensor, tight: Tensor) -> Tensor:
     """`core.tension`'s L^T L + t L of a field that is zero off the surface; right at unknown texels."""
     first = (degree * field - _beside(field)) * near
-    return (degree + tension) * first - _beside(first)
+    return (degree + tight) * first - _beside(first)
 
 
 def conjugate_step(
@@ -59,15 +62,14 @@ def conjugate_step(
     solution: Tensor,
     residual: Tensor,
     energy: Tensor,
-    valid: Tensor,
     near: Tensor,
     degree: Tensor,
-    tension: Tensor,
+    tight: Tensor,
     unknown: Tensor,
     inverse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One step of preconditioned conjugate gradients for each map of a batch."""
-    image = _operator(direction, valid, near, degree, tension) * unknown
+    image = _operator(direction, near, degree, tight) * unknown
     curvature = (direction * image).sum(dim=(1, 2, 3), keepdim=True)
     pace = torch.where(curvature > 1e-20, energy / curvature.clamp_min(1e-20), 0.0)
     solution = solution + pace * direction
@@ -115,22 +117,18 @@ def continued(
         start = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear") * unknown
     valid = known + unknown
     degree = _beside(valid) * valid
-    near = ((unknown + _beside(unknown)) > 0).to(valid.dtype) * valid
+    near = _grown(unknown) * valid
     tight = 1 / (length * length)
     inverse = unknown / (degree * degree + degree * (1 + tight)).clamp_min(1)
-    residual = -_operator(given + start, valid, near, degree, tight) * unknown
+    residual = -_operator(given + start, near, degree, tight) * unknown
     direction = residual * inverse
     energy = (residual * direction).sum(dim=(1, 2, 3), keepdim=True)
     solution = start
     for _ in range(steps):
         direction, solution, residual, energy = step(
-            direction, solution, residual, energy, valid, near, degree, tight, unknown, inverse
+            direction, solution, residual, energy, near, degree, tight, unknown, inverse
         )
     return solution
-
-
-def _grown(flags: Tensor) -> Tensor:
-    return torch.maximum(flags, (_beside(flags) > 0).to(flags.dtype))
 
 
 def roughness(values: Tensor, known: Tensor, unknown: Tensor) -> Tensor:
@@ -139,8 +137,7 @@ def roughness(values: Tensor, known: Tensor, unknown: Tensor) -> Tensor:
     for _ in range(NEAR):
         area = _grown(area)
     whole = known * area * (_beside(known) == 4)
-    sum4 = _beside(values)
-    laplacian = ((sum4 - 4 * values) ** 2).sum(dim=1, keepdim=True).sqrt()
+    laplacian = ((_beside(values) - 4 * values) ** 2).sum(dim=1, keepdim=True).sqrt()
     padded = functional.pad(values, (1, 1, 1, 1))
     down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
     right = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
@@ -176,7 +173,7 @@ def first_guesses(
     rough = (roughness(truth, known, unknown) - closing.SMOOTH) / (closing.ROUGH - closing.SMOOTH)
     rough = rough.clamp(0, 1)
     length = REACH * (1 - rough) + 0.3 * rough
-    guess = continued(truth, known, unknown, length, GUESS_STEPS, step)
+    guess = continued(truth, known, unknown, length, step=step)
     size = torch.linalg.vector_norm(guess, dim=1, keepdim=True)
     filled: Tensor = truth * known + guess / size.clamp_min(1e-6) * (size > 1e-3) * unknown
     return filled
@@ -222,15 +219,15 @@ class _Drafts(Dataset[Draft]):
         index = np.sort(rng.integers(len(self._small), size=count))
         moves = draw_moves(rng, count, "camera", self._draw["zoom"])
         truth, valid = moved(self._small[index], moves, self._small.shape[1])
-        holes = []
-        for normals, surface in zip(truth.permute(0, 2, 3, 1).numpy(), valid[:, 0].numpy(), strict=True):
-            if not surface.any():
-                holes.append(np.zeros((size, size), np.bool_))
-                continue
-            large = cv2.resize(surface, (size, size), interpolation=cv2.INTER_NEAREST) > 0
-            turned = cv2.resize(normals, (size, size), interpolation=cv2.INTER_LINEAR)
-            holes.append(draw_mask(rng, large, self._draw["mask_weights"], turned))
-        packed = np.packbits(np.stack(holes).reshape(count, -1), axis=1)
+        large = (
+            (
+                cv2.resize(normals, (size, size), interpolation=cv2.INTER_LINEAR),
+                cv2.resize(surface, (size, size), interpolation=cv2.INTER_NEAREST) > 0,
+            )
+            for normals, surface in zip(truth.permute(0, 2, 3, 1).numpy(), valid[:, 0].numpy(), strict=True)
+        )
+        holes = draw_masks(rng, large, self._draw["mask_weights"])
+        packed = np.packbits(holes.reshape(count, -1), axis=1)
         return Draft(index, moves, torch.from_numpy(packed), rng.random(count) < self._draw["known_valid"])
 
 
@@ -337,29 +334,17 @@ def device_batches(
     share = round(loaders * 0.7)
     if others:
         flat = batches(
-            data, first, seed, others, mask_weights, known_valid=known_valid, zoom=zoom,
-            loaders=min(share, loaders),
-        )  # fmt: skip
-    if others == count and flat is not None:
-        yield from (batch.to(data.device) for batch in flat)
+            data, first, seed, others, mask_weights, known_valid=known_valid, zoom=zoom, loaders=share
+        )
+        if others == count:
+            yield from (batch.to(data.device) for batch in flat)
     draw = {"count": count - others, "mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom}
     drafts = _Drafts(data.small, data.size, (*seed, 1), draw)
     ahead = max(1, loaders - share) if loaders else 0
     for draft in drawn(drafts, itertools.count(first), ahead):
         batch = finished(draft, data, step)
         if flat is not None:
-            other = next(flat).to(data.device)
-            batch = Batch(
-                *(
-                    torch.cat(pair)
-                    for pair in (
-                        (batch.inputs, other.inputs),
-                        (batch.truth, other.truth),
-                        (batch.hole, other.hole),
-                        (batch.valid, other.valid),
-                    )
-                )
-            )
+            batch = batch.joined(next(flat).to(data.device))
         yield batch
 
 

@@ -59,7 +59,7 @@ class _Muon:
         for number, weight in enumerate(weights):
             groups.setdefault(tuple(_matrix(weight.data, weight).shape), []).append(number)
         self._groups = list(groups.values())
-        self._momentum: list[Tensor | None] = [None] * len(weights)
+        self._momentum = [torch.zeros_like(_matrix(weight.data, weight)) for weight in weights]
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -70,10 +70,7 @@ class _Muon:
                 continue
             weights = [self._weights[i] for i in there]
             gradients = [_matrix(w.grad, w) for w in weights if w.grad is not None]
-            for i, gradient in zip(there, gradients, strict=True):
-                if self._momentum[i] is None:
-                    self._momentum[i] = torch.zeros_like(gradient)
-            momenta = [m for i in there if (m := self._momentum[i]) is not None]
+            momenta = [self._momentum[i] for i in there]
             torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
             ahead = torch.stack(gradients).lerp(torch.stack(momenta), self.MOMENTUM)
             step = self._orthogonal(ahead)
@@ -104,10 +101,9 @@ class _Muon:
         kept = state.get("momentum") or [
             state["state"].get(i, {}).get("momentum_buffer") for i in range(len(self._weights))
         ]
-        self._momentum = [
-            None if m is None else m.to(weight.device, copy=True)
-            for m, weight in zip(kept, self._weights, strict=True)
-        ]
+        for mine, given in zip(self._momentum, kept, strict=True):
+            if given is not None:  # None: it never had a gradient.
+                mine.copy_(given)
 
 
 class Optimizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,8 +45,10 @@ class Batch:
     hole: Tensor
     valid: Tensor
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(*(change(t) for t in (self.inputs, self.truth, self.hole, self.valid)))
+    def _each(self, change: Callable[..., Tensor], *others: Batch) -> Batch:
+        """What becomes of each tensor, with its like of other batches."""
+        names = (field.name for field in fields(Batch))
+        return Batch(*(change(*(getattr(batch, name) for batch in (self, *others))) for name in names))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -55,6 +57,10 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch where a GPU can fetch it by itself."""
         return self._each(Tensor.pin_memory)
+
+    def joined(self, other: Batch) -> Batch:
+        """This batch's maps and another's, of the same size, after them."""
+        return self._each(lambda *pair: torch.cat(pair), other)
 
     def composite(self, predicted: Tensor) -> Tensor:
         """The repaired map: known texels kept, the hole filled, nothing off the surface."""
@@ -109,6 +115,26 @@ def moved(packed: NDArray[np.uint8] | Tensor, moves: Moves, size: int) -> tuple[
     return apply_moves((maps - 128) / 127 * valid, valid, moves, size)
 
 
+def draw_masks(
+    rng: np.random.Generator,
+    maps: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]],
+    mask_weights: Mapping[str, float],
+) -> NDArray[np.bool_]:
+    """A mask for each map, (n, s, s).
+
+    Args:
+        rng: decides everything.
+        maps: (s, s, 3) normals and the (s, s) surface of each.
+        mask_weights: how often each mask style is drawn.
+    """
+    masks = []
+    for normals, surface in maps:
+        # Zoomed into nothing: an empty map teaches nothing, and costs nothing.
+        there = surface.any()
+        masks.append(draw_mask(rng, surface, mask_weights, normals) if there else np.zeros_like(surface))
+    return np.stack(masks)
+
+
 def draw_holes(
     rng: np.random.Generator,
     truth: Tensor,
@@ -125,15 +151,8 @@ def draw_holes(
         mask_weights: how often each mask style is drawn.
         known_valid: share of maps whose surface is shown in the hole, too; the others' hole is all surface.
     """
-    holes = []
-    for i in range(len(truth)):
-        surface = valid[i, 0].numpy() > 0
-        if not surface.any():  # Zoomed into nothing: an empty map teaches nothing, and costs nothing.
-            holes.append(np.zeros_like(surface))
-            continue
-        normals = truth[i].permute(1, 2, 0).numpy()
-        holes.append(draw_mask(rng, surface, mask_weights, normals))
-    hole = torch.from_numpy(np.stack(holes)).float().unsqueeze(1)
+    maps = zip(truth.permute(0, 2, 3, 1).numpy(), valid[:, 0].numpy() > 0, strict=True)
+    hole = torch.from_numpy(draw_masks(rng, maps, mask_weights)).float().unsqueeze(1)
     told = torch.from_numpy((rng.random(len(truth)) < known_valid).astype(np.float32)).reshape(-1, 1, 1, 1)
     return hole, torch.maximum(valid, hole * (1 - told))
 
