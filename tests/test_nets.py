@@ -68,7 +68,7 @@ def test_the_bundled_size_fits_the_budget() -> None:
     recipe = Path(__file__).resolve().parent.parent / "trainer" / "configs" / "bundled.toml"
     generator = build_generator(tomllib.loads(recipe.read_text(encoding="utf-8"))["generator"])
     count = sum(p.numel() for p in generator.parameters())
-    assert 2 * 2 * count < 40e6  # two files at two bytes a parameter
+    assert 2 * count < 36e6  # stored once, two bytes a parameter; the rest of 40 MB is for graphs and pose
     card = load_card(default_card_path())
     assert sum(entry.bytes for entry in card.files.values()) < 40e6
 
