@@ -37,13 +37,14 @@ LARGEST = (128, 96)
 # Low-pass of the split, as a share of a working texel: an area average followed by an upsampling keeps half
 # the amplitude at a wavelength of about 3.5 working texels, a Gaussian of standard deviation s at 5.3 s.
 _CUT = 0.65
-# Octaves below the working resolution's own that a blurred shape may get back, and their widest Gaussian.
-_OCTAVES = 3
+# Octaves below the working resolution's own that a blurred shape may get back, one more in holes of this mean
+# width in texels, and their widest Gaussian.
+_OCTAVES, _WIDE = 3, 20.0
 _WIDEST = 26.0
 # Holes without an interior to measure: share of each band that is left to the detail, by the hole's mean
 # width in texels; the low-pass's standard deviation as a share of the width, and its least, in texels. Set so
 # that each octave of procedural skin keeps about four fifths of its strength, under the same bound.
-_THIN = ((4.0, 8.0, 16.0), ((1.0, 1.0, 1.0), (0.4, 0.65, 0.95), (0.15, 0.35, 0.75), (0.0, 0.1, 0.6)))
+_THIN = ((4.0, 8.0, 16.0), ((1.0, 1.0, 1.0), (0.5, 0.8, 1.0), (0.3, 0.6, 0.95), (0.1, 0.4, 0.9)))
 _THIN_CUT = 0.28
 _THINNEST_CUT = 1.4
 # From one octave to the next lower one, texture hardly grows; a smooth shape, seen through the band's lower
@@ -101,7 +102,7 @@ def split(
     step = 1
     while step * 2.5 * _CUT <= cut and step < 16:
         step *= 2
-    octaves = int(np.clip(np.floor(np.log2(_WIDEST / cut)), 1, _OCTAVES))
+    octaves = int(np.clip(np.floor(np.log2(_WIDEST / cut)), 1, _OCTAVES + (width_of_hole > _WIDE)))
     largest = LARGEST[0] if cut * 2**octaves > 13 else LARGEST[1]
     rows, cols = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
     r0, r1, c0, c1 = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
@@ -283,6 +284,25 @@ def _shaped_low_pass(
     ratio = lows[0 if reach <= cut else 1]
     share = ratio[3] / np.maximum(ratio[4], 1e-6)
     return np.concatenate([mixed, share[None]]).astype(np.float32), strength, reach
+
+
+def roughness(scene: Scene, cell: int) -> tuple[FloatArray, FloatArray, BoolArray]:
+    """How rough the known texels are, by cells of so many texels a side.
+
+    Returns:
+        Mean square detail, continued where there are no known texels; the same of calm cells alone; and which
+        cells those are: known, and no feature. A lip or a lid beside the hole does not make its skin rough.
+    """
+    h, w = (n // cell * cell for n in scene.area.shape)
+    d = scene.detail[:h, :w]
+    known = scene.known[:h, :w]
+    share = shrink(known.astype(np.float32), cell)
+    energy = shrink((d.real * d.real + d.imag * d.imag) * known, cell)
+    energy = (energy / np.maximum(share, 1e-6)).astype(np.float32)
+    there = share > 0.3
+    skin = energy[there & (energy > FLAT**2)]
+    calm = there & (energy < LOUD**2 * np.median(skin)) if skin.size else there
+    return pull_push(energy, there.astype(np.float32)), pull_push(energy, calm.astype(np.float32)), calm
 
 
 def thickness(area: BoolArray) -> float:

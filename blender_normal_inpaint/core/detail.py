@@ -2,19 +2,19 @@
 
 The shape in the hole comes from elsewhere, at a resolution too low for pores. Here the known texels are split
 into that shape and the detail on top of it (`core.bands`), the detail is synthesised in the hole from patches
-of known detail (`core.quilting`), and the two are put together again by rotating the shape's normal, never by
-averaging vectors.
+of known detail (`core.quilting`), its octaves get the strength of those around the hole (`core.octaves`), and
+the two are put together again by rotating the shape's normal, never by averaging vectors.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .bands import Scene, from_detail, low_unit, split, tiles
+from .bands import Scene, from_detail, split, tiles
 from .engine import BoolArray, Cancel, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled
 from .modelcard import SPACES
-from .planes import unit
+from .octaves import Matched, factors, shape_of
 from .quilting import quilt
 
 
@@ -90,14 +90,10 @@ def add_detail(
 def _combine(scene: Scene, out: FloatArray) -> None:
     """Write the filled detail on the base into `out`, texels of the hole only."""
     r0, c0 = scene.origin
+    detail = Matched(scene, factors(scene))
     for tile in tiles(scene, scene.area):
         mask = scene.area[tile]
-        low, share = low_unit(scene, tile)
-        # At the border the low-pass of both sides carries the detail, so that known and filled texels are
-        # alike; deep inside the base itself does.
-        inside = np.clip(1 - 2 * share, 0, 1)
-        shape = unit(low + (scene.composite[(slice(None), *tile)] - low) * inside)
-        full = from_detail(shape, scene.detail[tile] * np.float32(scene.strength))
+        full = from_detail(shape_of(scene, tile, mask), detail.tile(tile) * np.float32(scene.strength))
         if scene.turn is not None:
             full = np.einsum("ji,jhw->ihw", scene.turn, full).astype(np.float32)
         rows, cols = np.nonzero(mask)

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .bands import FEWEST, FLAT, LARGEST, LOUD, ComplexArray, Scene, Tell, thickness
+from .bands import FEWEST, FLAT, LARGEST, LOUD, ComplexArray, Scene, Tell, roughness, thickness
 from .engine import BoolArray, FloatArray
-from .planes import convolve, enlarge, margin, pull_push, shrink, unit
+from .planes import convolve, enlarge, margin, shrink, unit
 from .resample import area_table
 
 Ints = npt.NDArray[np.int64]
 
-# Detail that is not the true one adds its own error to the one of leaving it out: at full strength sqrt(2)
-# times it. A tenth less is not seen, and keeps the mean angular error on procedural skin below 1.35 times the
-# smooth fill's. By the hole's mean width in texels.
+# Strength that patches are put in with, by the hole's mean width in texels: near what `core.octaves` aims at.
 _STRENGTHS = ((16.0, 48.0), (0.865, 0.93))
 _PATCHES = (*LARGEST, 64, 32, 16, 8)
 _POOL = 2048  # source windows kept to choose from; with fewer than `FEWEST` a smaller patch is tried
@@ -212,16 +210,7 @@ def _places(scene: Scene, size: int) -> _Places:
     cell = max(4, size // 4)
     h, w = scene.area.shape
     h, w = h // cell * cell, w // cell * cell
-    d = scene.detail[:h, :w]
-    energy = shrink(d.real * d.real + d.imag * d.imag, cell)
-    share = shrink(scene.known[:h, :w].astype(np.float32), cell)
-    energy = (energy / np.maximum(share, 1e-6)).astype(np.float32)
-    there = share > 0.3
-    mean = pull_push(energy, there.astype(np.float32))
-    # A lip or a lid beside the hole does not make its skin rough: what is continued is the calm cells alone.
-    skin = energy[there & (energy > FLAT**2)]
-    calm = there & (energy < LOUD**2 * np.median(skin)) if skin.size else there
-    texture = pull_push(energy, calm.astype(np.float32))
+    mean, texture, _ = roughness(scene, cell)
     # The low-pass, sampled at cell centres from its own coarse grid.
     f = scene.step
     at_r = (np.arange(h // cell) * cell + cell // 2) // f + 1

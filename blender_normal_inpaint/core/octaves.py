@@ -1,0 +1,140 @@
+"""How strong each octave of continued detail is: matched to what surrounds the hole.
+
+Patches are chosen for their fit and joined along cuts, and both cost strength, in some octaves more than in
+others; and a shape that has some texture of its own needs less. Here the octaves of the whole, shape and
+detail together, are measured in the hole and around it on a Laplacian pyramid (Burt and Adelson, "The
+Laplacian Pyramid as a Compact Image Code", 1983), and each octave of the detail gets the factor that brings
+the whole's to its aim.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .bands import ComplexArray, Scene, from_detail, low_unit, roughness, thickness, tiles
+from .engine import BoolArray, FloatArray
+from .planes import enlarge, margin, shrink, unit
+
+# Strength of each octave in the hole as a share of its strength around it, the finest first: wavelengths of 2
+# to 4 texels, 4 to 8, 8 to 16, and 16 and more. Detail that is not the true one adds its own error to the one
+# of leaving it out, at full strength sqrt(2) times it, and the coarser octaves have most of that. A tenth
+# less is not seen, and keeps the mean angular error on procedural skin below 1.35 times the smooth fill's.
+_AIMS = (0.94, 0.9, 0.87, 0.86)
+# In thin holes a little less, by their mean width in texels.
+_THIN = ((3.0, 12.0, 48.0), (0.89, 0.94, 1.0))
+_RANGE = 0.3, 1.5
+# What is measured: so many windows of this side, those with most of the hole and of what is around it.
+_WINDOWS, _WINDOW = 12, 128
+_CELL = 16  # side of the cells whose roughness is compared
+_FEWEST = 64  # texels of an octave, in the hole and around it
+
+
+def factors(scene: Scene) -> FloatArray:
+    """How many times stronger each octave of the detail in the hole should be, (4,) float32."""
+    _, texture, calm = roughness(scene, _CELL)
+    count = len(_AIMS)
+    # In the hole, sums by octave over texels: products of shape and detail, and how many. Around it: the same
+    # of the whole alone. How rough both are expected to be: sums over cells, and how many.
+    hole, around = np.zeros((count, 4)), np.zeros((count, 2))
+    rough_hole, rough_around = np.zeros(2), np.zeros(2)
+    for r, c in sorted(_windows(scene.area) | _windows(scene.known)):
+        tile = slice(r, r + _WINDOW), slice(c, c + _WINDOW)
+        cells = slice(r // _CELL, (r + _WINDOW) // _CELL), slice(c // _CELL, (c + _WINDOW) // _CELL)
+        area = scene.area[tile]
+        known = scene.known[tile] & calm[cells].repeat(_CELL, 0).repeat(_CELL, 1)
+        for sums, mask in (rough_hole, area), (rough_around, known):
+            share = shrink(mask.astype(np.float32), _CELL)
+            sums += float((texture[cells] * share).sum()), float(share.sum())
+        shape = shape_of(scene, tile, area)
+        strength = np.where(area, np.float32(scene.strength), np.float32(1))
+        detail = from_detail(shape, scene.detail[tile] * strength) - shape
+        level = np.concatenate([shape, detail, area[None], known[None]]).astype(np.float32)
+        for k in range(count):
+            coarser = shrink(level, 2)
+            band = level[:6] - enlarge(margin(coarser[:6]), 2)
+            inside, outside = level[6] > 0.99, level[7] > 0.99
+            s, d = band[:3, inside], band[3:, inside]
+            hole[k] += float(np.vdot(s, s)), float(np.vdot(s, d)), float(np.vdot(d, d)), s.shape[1]
+            whole = band[:3, outside] + band[3:, outside]
+            around[k] += float(np.vdot(whole, whole)), whole.shape[1]
+            level = coarser
+    result = np.ones(count, np.float32)
+    aim = float(np.interp(thickness(scene.area), *_THIN))
+    for k in range(count):
+        if min(hole[k, 3], around[k, 1]) < _FEWEST:  # too thin for this octave and all above it
+            result[k:] = result[k - 1] if k else 1
+            break
+        rougher = rough_hole[0] / rough_hole[1] * rough_around[1] / max(rough_around[0], 1e-20)
+        want = (aim * _AIMS[k]) ** 2 * around[k, 0] / around[k, 1] * rougher
+        # The factor f for which the mean square of shape + f detail is `want`.
+        own, both, detail_own = hole[k, :3] / hole[k, 3]
+        root = both * both - detail_own * (own - want)
+        result[k] = (np.sqrt(root) - both) / max(detail_own, 1e-20) if root > 0 else 0
+    return np.clip(result, *_RANGE)
+
+
+class Matched:
+    """The detail of a scene, its octaves in the hole multiplied by factors; made where it is asked for."""
+
+    def __init__(self, scene: Scene, by: FloatArray) -> None:
+        """Args: the scene, its detail filled in; the factors of its octaves, the finest first."""
+        self._detail = scene.detail
+        self._finest = np.float32(by[0])
+        # What is asked for, and as much around it as the coarsest octave reaches.
+        reach = 2 * 2 ** len(by)
+        wanted = tiles(scene, scene.area)
+        top, bottom, left, right = (
+            min(t[0].start for t in wanted),
+            max(t[0].stop for t in wanted),
+            min(t[1].start for t in wanted),
+            max(t[1].stop for t in wanted),
+        )
+        self._top, self._left = max(0, top - reach), max(0, left - reach)
+        box = slice(self._top, bottom + reach), slice(self._left, right + reach)
+        # All that the octaves do differently from the finest is no finer than half the size, and made there.
+        d, area = scene.detail[box], scene.area[box].astype(np.float32)
+        level = np.stack([shrink(d.real, 2), shrink(d.imag, 2), shrink(area, 2)])
+        bands = []
+        for factor in by[1:]:
+            coarser = shrink(level, 2)
+            bands.append((level[:2] - enlarge(margin(coarser[:2]), 2)) * self._more(factor, level[2]))
+            level = coarser
+        change = level[:2] * self._more(by[-1], level[2])
+        for band in reversed(bands):
+            change = enlarge(margin(change), 2) + band
+        self._change = margin(change)
+
+    def _more(self, factor: float, share: FloatArray) -> FloatArray:
+        """A factor beside the finest one; at the hole's edge an octave, which reaches over it, stays."""
+        return np.asarray(1 - self._finest + (factor - 1) * np.clip(2 * share - 1, 0, 1), np.float32)
+
+    def tile(self, tile: tuple[slice, slice]) -> ComplexArray:
+        """The detail of a tile; outside the hole it means nothing."""
+        rows, columns = (
+            slice((s.start - first) // 2, (s.stop - first) // 2 + 2)
+            for s, first in zip(tile, (self._top, self._left), strict=True)
+        )
+        change = enlarge(self._change[:, rows, columns], 2)
+        return np.asarray(self._detail[tile] * self._finest + (change[0] + 1j * change[1]), np.complex64)
+
+
+def shape_of(scene: Scene, tile: tuple[slice, slice], area: BoolArray) -> FloatArray:
+    """The shape under a tile's detail, (3, h, w) unit: in the hole the base, elsewhere the low-pass.
+
+    At the border the low-pass of both sides carries the detail, so that known and filled texels are alike;
+    deep inside the base itself does.
+    """
+    low, share = low_unit(scene, tile)
+    inside = np.clip(1 - 2 * share, 0, 1) * area
+    return unit(low + (scene.composite[(slice(None), *tile)] - low) * inside)
+
+
+def _windows(wanted: BoolArray) -> set[tuple[int, int]]:
+    """Corners of the windows that show most of a mask."""
+    h, w = wanted.shape
+    rows = [min(r, h - _WINDOW) for r in range(0, h, _WINDOW)]
+    columns = [min(c, w - _WINDOW) for c in range(0, w, _WINDOW)]
+    shown = [
+        (np.count_nonzero(wanted[r : r + _WINDOW, c : c + _WINDOW]), r, c) for r in rows for c in columns
+    ]
+    return {(r, c) for n, r, c in sorted(shown, reverse=True)[:_WINDOWS] if n}
