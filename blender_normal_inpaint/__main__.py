@@ -200,13 +200,17 @@ def _repair(
 ) -> dict[str, Any]:
     """Repair one map and say what was done."""
     started = time.perf_counter()
-    # Masks first: what their files take in memory is gone when the map comes.
-    mask = files.read_mask(task.mask)
-    valid = files.read_mask(task.valid) if task.valid else None
     source = files.read_map(task.normal)
     files.check_target(task.output, source)
     result = pipeline.inpaint(
-        source.pixels, mask, filler, encoding=encoding, valid=valid, options=options, progress=bar.show
+        source.pixels,
+        files.read_mask(task.mask),
+        filler,
+        encoding=encoding,
+        valid=files.read_mask(task.valid) if task.valid else None,
+        options=options,
+        progress=bar.show,
+        overwrite=True,  # the file keeps the source
     )
     files.write_map(task.output, result.pixels, source)
     height, width = source.pixels.shape[:2]

@@ -341,3 +341,19 @@ def test_cancel_leaves_the_input_alone():
     with pytest.raises(Cancelled):
         repair(pixels, MASK, cancel=lambda: True)
     assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_overwriting_gives_the_same_result(dtype):
+    shape = (1400, 1400)
+    pixels = normals.encode(wavy_normals(*shape), Encoding(), dtype)
+    far = disc(*shape, 700, 700, 450) | disc(*shape, 80, 60, 30)  # of several tiles with a context in common
+    pixels[far] = noise_like(np.random.default_rng(2), (int(far.sum()), 3), dtype)
+    apart = repair(pixels, far)
+    assert apart.regions > 2 and not np.shares_memory(apart.pixels, pixels)
+    written = pixels.copy()
+    result = repair(written, far, overwrite=True)
+    assert result.pixels is written and written.tobytes() == apart.pixels.tobytes()
+    # What may not be written is copied.
+    pixels.flags.writeable = False
+    assert repair(pixels, far, overwrite=True).pixels.tobytes() == apart.pixels.tobytes()

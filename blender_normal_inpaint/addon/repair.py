@@ -137,6 +137,7 @@ class Repair:
             options=self.options,
             progress=inner,
             cancel=cancel,
+            overwrite=True,
         )
         del pixels
         progress(_END, "Finishing")

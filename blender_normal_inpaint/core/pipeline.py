@@ -180,7 +180,6 @@ def _check_finite(pixels: Pixels, known: BoolArray, top: int) -> None:
 class _Job:
     """The map and everything decided about it before the first region."""
 
-    pixels: Pixels
     encoding: Encoding
     hole: BoolArray
     valid: BoolArray
@@ -246,6 +245,12 @@ def _survey(
     return mask & surface, surface
 
 
+def _any_known(job: _Job, box: tuple[slice, slice]) -> bool:
+    """Whether a box shows a texel that is known; told in strips, for a box can be the whole map."""
+    valid, hole = job.valid[box], job.hole[box]
+    return any((valid[rows] & ~hole[rows]).any() for rows in _strips(*hole.shape))
+
+
 def _constant_z(job_pixels: Pixels, known: BoolArray) -> Pixels | None:
     """The blue of a two-channel map if it is the same at all known texels, else None."""
     blue = job_pixels[..., 2]
@@ -272,7 +277,7 @@ def _wide(job: _Job, context: Box, step: int, crop: Box) -> Wide:
         place = slice((top - context.top) // step, -(-(down.stop - context.top) // step))
         known_sum[place] = block_sum(known, step)
         hole_sum[place] = block_sum(job.hole[down, across], step)
-        vectors[place] = _block_vectors(job.pixels[down, across], known, step, job.encoding)
+        vectors[place] = _block_vectors(job.out[down, across], known, step, job.encoding)
     tall = np.minimum(step, context.height - np.arange(rows) * step)
     broad = np.minimum(step, context.width - np.arange(columns) * step)
     area = np.outer(tall, broad).astype(np.float32)
@@ -350,11 +355,13 @@ def inpaint(
     options: Options | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
+    overwrite: bool = False,
 ) -> Result:
     """Repair the masked texels of a normal map.
 
     Args:
-        pixels: (H, W, C) native samples, top row first: uint8, uint16, float16 or float32. Not changed.
+        pixels: (H, W, C) native samples, top row first: uint8, uint16, float16 or float32. Not changed,
+            unless `overwrite` says so.
         mask: bool, True where to repair; of another size with the same proportions it is resampled.
         filler: What fills each crop.
         encoding: How the map stores its vectors; tangent space, y up by default.
@@ -363,6 +370,8 @@ def inpaint(
         options: Choices about the repair.
         progress: Told how far it is, from 0 to 1.
         cancel: Polled often.
+        overwrite: The repair may be written into `pixels`, which then are the result's: a copy less in
+            memory. If it fails or is cancelled they are of no use any more.
 
     Returns:
         The result, as documented there. The same input gives the same result.
@@ -394,9 +403,11 @@ def inpaint(
     constant_z = None
     if encoding.two_channel and pixels.shape[2] >= 3:
         constant_z = _constant_z(pixels, surface & ~hole)
-    job = _Job(pixels, encoding, hole.copy(), surface, pixels.copy(), constant_z)
+    del mask, valid  # a map's worth of memory, if the caller has let go of them as well
+    out = pixels if overwrite and pixels.flags.writeable else pixels.copy()
+    job = _Job(encoding, hole.copy(), surface, out, constant_z)
     steps = planning.plan(hole, surface, encoding.space)
-    contexts = _Contexts(_Job(pixels, encoding, hole, surface, pixels, None), options.seed & 0x7FFFFFFF)
+    contexts = _Contexts(_Job(encoding, hole, surface, out, None), options.seed & 0x7FFFFFFF)
     total = sum(step.crop.height * step.crop.width for step in steps)
     hole_texels = int(np.count_nonzero(hole))
     done = 0
@@ -430,8 +441,8 @@ def _part(progress: Progress, start: float, share: float) -> Callable[[float, st
 class _Contexts:
     """The coarse context of each region; regions of one hole share theirs.
 
-    All are taken from the source with the whole hole still open, so that the network tells all tiles of
-    one hole the same story.
+    All are taken with the whole hole still open, so that the network tells all tiles of one hole the same
+    story.
     """
 
     def __init__(self, source: _Job, seed: int) -> None:
@@ -445,7 +456,7 @@ class _Contexts:
         source = self._source
         context, step = region.context, region.step
         inside = context.slices
-        while not (source.valid[inside] & ~source.hole[inside]).any():
+        while not _any_known(source, inside):
             wider = planning.widen(context, *source.hole.shape)
             if wider is None:
                 raise InpaintError("no_context")
