@@ -343,11 +343,11 @@ def test_cancel_leaves_the_input_alone():
     assert np.array_equal(pixels, before)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_overwriting_gives_the_same_result(dtype):
-    shape = (1400, 1400)
+    shape = (2400, 2400)
     pixels = normals.encode(wavy_normals(*shape), Encoding(), dtype)
-    far = disc(*shape, 700, 700, 450) | disc(*shape, 80, 60, 30)  # of several tiles with a context in common
+    far = disc(*shape, 1200, 1200, 750) | disc(*shape, 80, 60, 30)  # of several tiles with a context in common
     pixels[far] = noise_like(np.random.default_rng(2), (int(far.sum()), 3), dtype)
     apart = repair(pixels, far)
     assert apart.regions > 2 and not np.shares_memory(apart.pixels, pixels)
