@@ -345,9 +345,9 @@ def test_cancel_leaves_the_input_alone():
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_overwriting_gives_the_same_result(dtype):
-    shape = (2400, 2400)
+    shape = (3000, 3000)
     pixels = normals.encode(wavy_normals(*shape), Encoding(), dtype)
-    far = disc(*shape, 1200, 1200, 750) | disc(*shape, 80, 60, 30)  # of several tiles with a context in common
+    far = disc(*shape, 1500, 1500, 1100) | disc(*shape, 80, 60, 30)  # of several tiles with a context in common
     pixels[far] = noise_like(np.random.default_rng(2), (int(far.sum()), 3), dtype)
     apart = repair(pixels, far)
     assert apart.regions > 2 and not np.shares_memory(apart.pixels, pixels)
