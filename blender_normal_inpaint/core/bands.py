@@ -44,7 +44,7 @@ _WIDEST = 26.0
 # Holes without an interior to measure: share of each band that is left to the detail, by the hole's mean
 # width in texels; the low-pass's standard deviation as a share of the width, and its least, in texels. Set so
 # that each octave of procedural skin keeps about four fifths of its strength, under the same bound.
-_THIN = ((4.0, 8.0, 16.0), ((1.0, 1.0, 1.0), (0.5, 0.8, 1.0), (0.3, 0.6, 0.95), (0.1, 0.4, 0.9)))
+_THIN = ((4.0, 8.0, 16.0), ((1.0, 1.0, 1.0), (0.4, 0.8, 1.0), (0.15, 0.6, 0.95), (0.0, 0.4, 0.9)))
 _THIN_CUT = 0.28
 _THINNEST_CUT = 1.4
 # From one octave to the next lower one, texture hardly grows; a smooth shape, seen through the band's lower

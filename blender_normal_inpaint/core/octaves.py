@@ -21,7 +21,7 @@ from .planes import enlarge, margin, shrink, unit
 # less is not seen, and keeps the mean angular error on procedural skin below 1.35 times the smooth fill's.
 _AIMS = (0.94, 0.9, 0.87, 0.86)
 # In thin holes a little less, by their mean width in texels.
-_THIN = ((3.0, 12.0, 48.0), (0.89, 0.94, 1.0))
+_THIN = ((3.0, 12.0, 48.0), (0.92, 0.94, 1.0))
 _RANGE = 0.3, 1.5
 # What is measured: so many windows of this side, those with most of the hole and of what is around it.
 _WINDOWS, _WINDOW = 12, 128

@@ -68,19 +68,20 @@ def quilt(scene: Scene, rng: np.random.Generator, tell: Tell) -> bool:
     order = np.arange(8) if turns == 8 else np.array([0, 2])
 
     # The grid starts at a random place, a little before the hole. A cell is needed if it has texels to fill
-    # outside its overlap with the cells above and to the left; those fill the overlap.
+    # outside its overlap with the cells above and to the left; those fill the overlap. It is, too, where the
+    # hole ends just before: a patch that ends with the hole sees nothing of what it has to meet.
+    meet = max(3, size // 10)
     rows, cols = np.flatnonzero(scene.area.any(1)), np.flatnonzero(scene.area.any(0))
     top = int(rows[0]) - overlap - int(rng.integers(0, pitch // 2 + 1))
     left = int(cols[0]) - overlap - int(rng.integers(0, pitch // 2 + 1))
     top, left = max(top, 0), max(left, 0)
-    gi = np.arange((int(rows[-1]) - top - overlap) // pitch + 1)
-    gj = np.arange((int(cols[-1]) - left - overlap) // pitch + 1)
+    gi = np.arange((int(rows[-1]) + meet - top - overlap) // pitch + 1)
+    gj = np.arange((int(cols[-1]) + meet - left - overlap) // pitch + 1)
     cell_i, cell_j = (a.ravel() for a in np.meshgrid(gi, gj, indexing="ij"))
     cell_r, cell_c = top + cell_i * pitch, left + cell_j * pitch
-    first_r, first_c = top + overlap, left + overlap
-    own = scene.area[first_r : first_r + len(gi) * pitch, first_c : first_c + len(gj) * pitch]
-    own = np.pad(own, ((0, len(gi) * pitch - own.shape[0]), (0, len(gj) * pitch - own.shape[1])))
-    needed = own.reshape(len(gi), pitch, len(gj), pitch).any((1, 3)).ravel()
+    reach = size + meet - overlap
+    before = overlap - meet
+    needed = _count(area_table(scene.area), cell_r + before, cell_c + before, reach, reach) > 0
     cell_i, cell_j, cell_r, cell_c = (a[needed] for a in (cell_i, cell_j, cell_r, cell_c))
 
     # Cells with equal 2 i + j depend on earlier ones only: they're done together.
@@ -106,7 +107,7 @@ def quilt(scene: Scene, rng: np.random.Generator, tell: Tell) -> bool:
             old, area, known = all_detail[r, c], all_area[r, c], all_known[r, c]
             near = np.zeros_like(known)
             edge = known.any((1, 2))
-            near[edge] = known[edge] & _widened(area[edge], max(3, size // 10))
+            near[edge] = known[edge] & _widened(area[edge], meet)
             place = places.at(r, c)
             # Candidates: near ones first, with chance.
             far = np.hypot(src_r[None] - r[:, None], src_c[None] - c[:, None]) / extent
