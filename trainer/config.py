@@ -100,7 +100,7 @@ class Config:
     discriminator_width: int = 48
     discriminator_every: int = 1
     lr_discriminator: float = 2e-4
-    r1: float = 2.0
+    r1: float = 0.1
     r1_every: int = 8
     shares: dict[str, float] = field(default_factory=lambda: {"camera": 0.7, "object": 0.12, "tangent": 0.18})
     masks: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
