@@ -42,9 +42,9 @@ _CUT = 0.65
 _OCTAVES, _WIDE = 3, 20.0
 _WIDEST = 26.0
 # Holes without an interior to measure: share of each band that is left to the detail, by the hole's mean
-# width in texels; the low-pass's standard deviation as a share of the width, and its least, in texels. Set so
-# that each octave of procedural skin keeps about four fifths of its strength, under the same bound.
-_THIN = ((4.0, 8.0, 16.0), ((1.0, 1.0, 1.0), (0.4, 0.8, 1.0), (0.15, 0.6, 0.95), (0.0, 0.4, 0.9)))
+# width in texels; the low-pass's standard deviation as a share of the width, and its least, in texels. Set by
+# what procedural skin loses least by; how strong the octaves then are is for `core.octaves`.
+_THIN = ((4.0, 8.0, 16.0), ((1.0, 1.0, 1.0), (0.4, 0.95, 1.0), (0.15, 0.85, 1.0), (0.0, 0.7, 1.0)))
 _THIN_CUT = 0.28
 _THINNEST_CUT = 1.4
 # From one octave to the next lower one, texture hardly grows; a smooth shape, seen through the band's lower
