@@ -286,12 +286,12 @@ def _shaped_low_pass(
     return np.concatenate([mixed, share[None]]).astype(np.float32), strength, reach
 
 
-def roughness(scene: Scene, cell: int) -> tuple[FloatArray, FloatArray, BoolArray]:
+def roughness(scene: Scene, cell: int) -> tuple[FloatArray, BoolArray, BoolArray]:
     """How rough the known texels are, by cells of so many texels a side.
 
     Returns:
-        Mean square detail, continued where there are no known texels; the same of calm cells alone; and which
-        cells those are: known, and no feature. A lip or a lid beside the hole does not make its skin rough.
+        Mean square of the known detail; which cells have some; and which of them are calm, no feature. A lip
+        or a lid beside the hole does not make its skin rough.
     """
     h, w = (n // cell * cell for n in scene.area.shape)
     d = scene.detail[:h, :w]
@@ -302,7 +302,7 @@ def roughness(scene: Scene, cell: int) -> tuple[FloatArray, FloatArray, BoolArra
     there = share > 0.3
     skin = energy[there & (energy > FLAT**2)]
     calm = there & (energy < LOUD**2 * np.median(skin)) if skin.size else there
-    return pull_push(energy, there.astype(np.float32)), pull_push(energy, calm.astype(np.float32)), calm
+    return energy, there, calm
 
 
 def thickness(area: BoolArray) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .bands import ComplexArray, Scene, from_detail, low_unit, roughness, thickness, tiles
 from .engine import BoolArray, FloatArray
-from .planes import enlarge, margin, shrink, unit
+from .planes import enlarge, margin, pull_push, shrink, unit
 
 # Strength of each octave in the hole as a share of its strength around it, the finest first: wavelengths of 2
 # to 4 texels, 4 to 8, 8 to 16, and 16 and more. Detail that is not the true one adds its own error to the one
@@ -31,7 +31,8 @@ _FEWEST = 64  # texels of an octave, in the hole and around it
 
 def factors(scene: Scene) -> FloatArray:
     """How many times stronger each octave of the detail in the hole should be, (4,) float32."""
-    _, texture, calm = roughness(scene, _CELL)
+    energy, _, calm = roughness(scene, _CELL)
+    texture = pull_push(energy, calm.astype(np.float32))
     count = len(_AIMS)
     # In the hole, sums by octave over texels: products of shape and detail, and how many. Around it: the same
     # of the whole alone. How rough both are expected to be: sums over cells, and how many.
@@ -59,12 +60,12 @@ def factors(scene: Scene) -> FloatArray:
             around[k] += float(np.vdot(whole, whole)), whole.shape[1]
             level = coarser
     result = np.ones(count, np.float32)
+    rougher = rough_hole[0] / rough_hole[1] * rough_around[1] / max(rough_around[0], 1e-20)
     aim = float(np.interp(thickness(scene.area), *_THIN))
     for k in range(count):
         if min(hole[k, 3], around[k, 1]) < _FEWEST:  # too thin for this octave and all above it
             result[k:] = result[k - 1] if k else 1
             break
-        rougher = rough_hole[0] / rough_hole[1] * rough_around[1] / max(rough_around[0], 1e-20)
         want = (aim * _AIMS[k]) ** 2 * around[k, 0] / around[k, 1] * rougher
         # The factor f for which the mean square of shape + f detail is `want`.
         own, both, detail_own = hole[k, :3] / hole[k, 3]

@@ -200,6 +200,11 @@ def _two_channel(pixels: Pixels, encoding: Encoding) -> tuple[Encoding, list[str
     return encoding, []
 
 
+def _any_known(valid: BoolArray, hole: BoolArray) -> bool:
+    """Whether a texel is known; told in strips, for the masks can be those of a whole map."""
+    return any((valid[rows] & ~hole[rows]).any() for rows in _strips(*hole.shape))
+
+
 def _survey(
     pixels: Pixels, mask: BoolArray, valid: BoolArray | None, encoding: Encoding, notices: list[str]
 ) -> tuple[BoolArray, BoolArray]:
@@ -216,7 +221,7 @@ def _survey(
                 "The mask lies wholly outside the valid area, so there is nothing to repair.",
                 "Check that the valid mask is white where there is skin, and that it fits this map.",
             )
-        if not (valid & ~mask).any():
+        if not _any_known(valid, mask):
             raise InpaintError("mask_full", "The mask covers the whole valid area of the map.")
     surface = np.ones(mask.shape, np.bool_) if valid is None else valid
     found = np.zeros(mask.shape, np.bool_) if valid is None else None
@@ -240,15 +245,9 @@ def _survey(
                 f"{empty} texels ({share:.1f} %) are black, grey or transparent and were not taken for "
                 "surface; give a valid mask to decide this yourself."
             )
-    if not (surface & ~mask).any():
+    if not _any_known(surface, mask):
         raise InpaintError("no_context")
     return mask & surface, surface
-
-
-def _any_known(job: _Job, box: tuple[slice, slice]) -> bool:
-    """Whether a box shows a texel that is known; told in strips, for a box can be the whole map."""
-    valid, hole = job.valid[box], job.hole[box]
-    return any((valid[rows] & ~hole[rows]).any() for rows in _strips(*hole.shape))
 
 
 def _constant_z(job_pixels: Pixels, known: BoolArray) -> Pixels | None:
@@ -456,7 +455,7 @@ class _Contexts:
         source = self._source
         context, step = region.context, region.step
         inside = context.slices
-        while not _any_known(source, inside):
+        while not _any_known(source.valid[inside], source.hole[inside]):
             wider = planning.widen(context, *source.hole.shape)
             if wider is None:
                 raise InpaintError("no_context")

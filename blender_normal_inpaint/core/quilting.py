@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .bands import FEWEST, FLAT, LARGEST, LOUD, ComplexArray, Scene, Tell, roughness, thickness
 from .engine import BoolArray, FloatArray
-from .planes import convolve, enlarge, margin, shrink, unit
+from .planes import convolve, enlarge, margin, pull_push, shrink, unit
 from .resample import area_table
 
 Ints = npt.NDArray[np.int64]
@@ -211,7 +211,8 @@ def _places(scene: Scene, size: int) -> _Places:
     cell = max(4, size // 4)
     h, w = scene.area.shape
     h, w = h // cell * cell, w // cell * cell
-    mean, texture, _ = roughness(scene, cell)
+    energy, there, calm = roughness(scene, cell)
+    mean, texture = (pull_push(energy, cells.astype(np.float32)) for cells in (there, calm))
     # The low-pass, sampled at cell centres from its own coarse grid.
     f = scene.step
     at_r = (np.arange(h // cell) * cell + cell // 2) // f + 1
