@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-for _name in ("cv2", "scipy", "torch", "embreex", "onnxruntime"):
+for _name in ("cv2", "scipy", "torch", "onnxruntime"):
     pytest.importorskip(_name, reason="evaluation needs it")
 
 from trainer import baselines, evaluate, metrics, sheets  # noqa: E402

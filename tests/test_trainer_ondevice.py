@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,22 @@ def _draw(data: DeviceSet, first: int = 0, count: int = 8, loaders: int = 0) -> 
         data, first, (3, 0), count, MASKS, known_valid=0.5, zoom=(0.9, 1.7), loaders=loaders
     )
     return next(stream)
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_an_echo_repeats_maps_of_other_spaces_and_goes_on_as_it_was(data: Path, first: int) -> None:
+    shards = DeviceSet(data / "train", 64, {"camera": 0.5, "tangent": 0.5}, CPU)
+
+    def stream(start: int) -> Iterator[Batch]:
+        return device_batches(shards, start, (3, 0), 8, MASKS, known_valid=0.5, zoom=(0.9, 1.7), echo=2)
+
+    one, two, three = itertools.islice(stream(first), 3)
+    assert len(one.truth) == 8 and one.inputs[4:, 5].all()
+    # Two of its four are the next batch's older two, and gone in the one after that.
+    assert torch.equal(one.inputs[6:], two.inputs[4:6]) and torch.equal(two.inputs[6:], three.inputs[4:6])
+    assert not torch.equal(one.inputs[6:], two.inputs[6:]) and not torch.equal(one.truth[:4], two.truth[:4])
+    for later, batch in ((1, two), (2, three)):
+        assert torch.equal(next(stream(first + later)).inputs, batch.inputs)
 
 
 def _apart(one: Tensor, two: Tensor, weight: Tensor) -> float:
@@ -140,6 +158,7 @@ def test_a_run_on_the_device_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> 
         "stages": [{"size": 64, "batch": 8, "steps": 6}],
         "shares": SHARES,
         "on_device": True,
+        "echo": 2,
         "save_every": 4,
         "refresh_every": 3,
         "validate_every": 6,

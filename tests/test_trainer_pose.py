@@ -15,7 +15,7 @@ from blender_normal_inpaint.core import pose as core  # noqa: E402
 from trainer import pose  # noqa: E402
 from trainer.__main__ import main  # noqa: E402
 from trainer.shards import Shard, encode  # noqa: E402
-from trainer.sources.raycast import Camera  # noqa: E402
+from trainer.sources.raster import Camera  # noqa: E402
 
 
 def shield(yaw: float, pitch: float, size: int = 48) -> tuple[Any, Any, Any]:

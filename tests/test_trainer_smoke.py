@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-for _name in ("torch", "safetensors", "onnx", "onnxruntime", "cv2", "scipy", "anny", "embreex"):
+for _name in ("torch", "safetensors", "onnx", "onnxruntime", "cv2", "scipy", "anny"):
     pytest.importorskip(_name, reason="the trainer needs it")
 
 from PIL import Image  # noqa: E402

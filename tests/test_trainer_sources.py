@@ -1,4 +1,4 @@
-"""Where maps come from: known answers for ray-casting, subdivision, UV tables, skin, folders, shards."""
+"""Where maps come from: known answers for rasterising, subdivision, UV tables, skin, folders, shards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-for _name in ("embreex", "scipy", "cv2"):
+for _name in ("torch", "scipy", "cv2"):
     pytest.importorskip(_name, reason="the trainer's data needs it")
+
+import torch  # noqa: E402
 
 from blender_normal_inpaint.core.normals import Encoding  # noqa: E402
 from trainer.metrics import angles, curl  # noqa: E402
@@ -19,10 +21,11 @@ from trainer.prepare import camera_views, object_maps, person_rng, prepare  # no
 from trainer.shards import Shard, decode, encode  # noqa: E402
 from trainer.sources import folder, skin  # noqa: E402
 from trainer.sources.ict import Head, IctModel, read_obj  # noqa: E402
-from trainer.sources.raycast import (  # noqa: E402
+from trainer.sources.raster import (  # noqa: E402
     Camera,
-    Caster,
+    Mesh,
     UvTable,
+    rasterize,
     render_camera,
     triangulate,
     vertex_normals,
@@ -77,10 +80,10 @@ def test_a_ball_is_rendered_the_right_way_round() -> None:
     normals = vertex_normals(vertices, triangles)
     # Along the layout's seam each vertex knows its own side alone.
     assert np.percentile(angles(normals, (vertices / 9).astype(np.float32)), 90) < 1
-    caster = Caster(vertices, triangles)
+    mesh = Mesh(vertices, normals, triangles)
     # A long lens: nearly the orthographic picture, whose normals are known.
     camera = Camera((0, 0, 0), 20.0, fov=0.02)
-    rendered, valid = render_camera(caster, normals, triangles, camera, 64)
+    rendered, valid = render_camera(mesh, camera, 64)
     line = (np.arange(64) + 0.5) / 64 * 20 - 10
     x, y = np.meshgrid(line / 9, -line / 9)
     inside = np.hypot(x, y) < 0.95
@@ -88,6 +91,49 @@ def test_a_ball_is_rendered_the_right_way_round() -> None:
     assert valid[inside].all() and not valid[np.hypot(x, y) > 1.05].any()
     assert angles(rendered, truth)[inside].mean() < 0.5
     assert np.allclose(np.linalg.norm(rendered[valid], axis=-1), 1, atol=1e-4)
+
+
+def test_the_nearest_triangle_wins_and_perspective_counts() -> None:
+    """Two leaning triangles cross: at each texel the nearer is found, at the point where its ray meets it."""
+    rng = np.random.default_rng(4)
+    size, focal = 24, 30.0
+    surface = np.array(
+        [[-9, -9, 14], [11, -8, 22], [1, 12, 30], [-10, 7, 30], [9, 9, 15], [0, -12, 18]], np.float64
+    )
+    triangles = np.array([[0, 1, 2], [3, 4, 5]])
+    places = focal * surface[:, :2] / surface[:, 2:] + (size - 1) / 2
+    index, weights = rasterize(
+        torch.from_numpy(places).float(),
+        torch.from_numpy(surface[:, 2]).float(),
+        torch.from_numpy(triangles),
+        size,
+    )
+    met = 0
+    for texel in rng.permutation(size * size)[:200]:
+        ray = np.array([(texel % size - 11.5) / focal, (texel // size - 11.5) / focal, 1.0])
+        hits = {}
+        for number, corners in enumerate(surface[triangles]):
+            share = np.linalg.solve(corners.T, ray)  # the ray is their sum, each so many times
+            if share.min() > 1e-3:
+                hits[number] = (1 / share.sum(), share / share.sum())
+            elif share.min() > -1e-3:
+                hits = {}
+                break  # on an edge
+        if not hits:
+            continue
+        nearest = min(hits, key=lambda number: hits[number][0])
+        assert int(index[texel]) == nearest
+        np.testing.assert_allclose(weights[texel].numpy(), hits[nearest][1], atol=1e-4)
+        met += len(hits) == 2
+    assert met > 20 and len(set(index.tolist())) == 3
+
+
+def test_what_is_behind_the_eye_is_not_seen() -> None:
+    places, depth = torch.tensor([[1.0, 1], [9, 1], [4, 9]]), torch.tensor([1.0, 1, -1])
+    index, _ = rasterize(places, depth, torch.tensor([[0, 1, 2]]), 12)
+    assert (index == -1).all()
+    index, _ = rasterize(places, depth.abs(), torch.tensor([[0, 1, 2]]), 12)
+    assert (index == 0).sum() > 20
 
 
 def test_camera_turns_as_documented() -> None:
@@ -251,15 +297,16 @@ def test_skin_is_worn_by_the_geometry() -> None:
     rows, columns = np.mgrid[:12, :12]
     x = ((columns + 0.5) / 64 - 0.74 + 0.8) * 2.0
     y = -((rows + 0.5) / 64 - 1.22 + 0.1) * 2.0
-    places = np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3).astype(np.float32)
-    index = np.zeros(len(places), np.int32)
-    got = bump(places, np.broadcast_to(flat, places.shape).copy(), index)
+    places = torch.from_numpy(np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3)).float()
+    plane = torch.from_numpy(flat).expand(len(places), 3)
+    index = torch.zeros(len(places), dtype=torch.long)
+    got = bump(places, plane, index).numpy()
     row = np.floor(((-y.ravel() / 2 + 1.22) % 2) * 64 + 1e-4).astype(int)
     column = np.floor(((x.ravel() / 2 + 0.74) % 2) * 64 + 1e-4).astype(int)
     expected = skin.slopes_to_normals(right[row, column], up[row, column])
     assert angles(got, expected).max() < 0.1
     bare = skin.bump_of(right, up, 2.0, 2.0 / 64, np.array([False]))
-    assert angles(bare(places, np.broadcast_to(flat, places.shape).copy(), index), flat).max() < 1e-3
+    assert angles(bare(places, plane, index).numpy(), flat).max() < 1e-3
 
 
 def test_skin_changes_views_but_not_their_shape(tiny: IctModel) -> None:

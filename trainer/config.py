@@ -71,6 +71,8 @@ class Config:
             at the start, then quicker. For a GPU.
         on_device: keep the camera-space maps on the training device, and move them and guess their holes
             there (`trainer.ondevice`): a GPU learns faster than loaders can do that. All must be of one size.
+        echo: with `on_device`, in how many batches, one after the other, a map of another space is: it takes
+            a loader twenty times as long.
         optimizer: "adamw"; or "muon", which learns a little faster for each map seen (`trainer.optimizer`).
         discriminator: "patch", ours, with the hinge loss; or "dcgan", the papers', with binary cross entropy.
         discriminator_every: the discriminator learns at every so many steps of the generator.
@@ -91,6 +93,7 @@ class Config:
     precision: str = "float32"
     compile: bool = False
     on_device: bool = False
+    echo: int = 1
     closing: float = 0.0
     balance: float = 0.0
     seed: int = 0
@@ -153,7 +156,7 @@ class Config:
             raise ValueError(f"discriminator must be one of {', '.join(DISCRIMINATORS)}")
         if values.get("optimizer", "adamw") not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}")
-        for key in ("discriminator_every", "r1_every", "log_every", "save_every", "validate_every"):
+        for key in ("discriminator_every", "echo", "r1_every", "log_every", "save_every", "validate_every"):
             if values.get(key, 1) < 1:
                 raise ValueError(f"{key} must be at least 1")
         if values.get("start") and "generator" not in values:

@@ -26,7 +26,7 @@ from .metrics import mean_of, measure
 from .prepare import SPLITS, person_rng
 from .shards import Shard, decode
 from .sources.ict import Head
-from .sources.raycast import Camera, Caster, render_camera
+from .sources.raster import Camera, Mesh, render_camera
 from .sources.skin import residual_map, skin_map
 from .task import ShardSet
 
@@ -89,8 +89,8 @@ def front_view(
         pitch=float(rng.normal(0, 0.06)),
         fov=float(rng.uniform(0.2, 0.45)),
     )
-    caster = Caster(head.vertices, head.triangles)
-    normals, valid = render_camera(caster, head.normals, head.triangles, camera, size, 2)
+    mesh = Mesh(head.vertices, head.normals, head.triangles)
+    normals, valid = render_camera(mesh, camera, size, 2)
     return normals, valid, (size / 2, size / 2), size / 1.4 * 0.85
 
 

@@ -50,7 +50,11 @@ class TrainingFailed(RuntimeError):  # noqa: N818  # it is what happened, and re
 
 
 def generator_loss(
-    config: Config, batch: Batch, predicted: Tensor, registered: float = 0.0
+    config: Config,
+    batch: Batch,
+    predicted: Tensor,
+    registered: float = 0.0,
+    measured: Callable[..., Any] = losses.measured,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Reconstruction loss of a batch, its parts for the log, and the repaired maps as they are judged.
 
@@ -62,6 +66,7 @@ def generator_loss(
         batch: what was to be predicted.
         predicted: (n, 3, s, s) unit vectors.
         registered: share that is measured against `losses.registered` instead of the truth.
+        measured: `losses.measured`, or what `torch.compile` makes of it.
     """
     inside = batch.hole * batch.valid
     outside = (1 - batch.hole) * batch.valid
@@ -78,9 +83,7 @@ def generator_loss(
     for answer, part in answers:
         composite = batch.composite(answer)
         for truth, share in truths:
-            cosine = losses.cosine(answer, truth, weight)
-            chord = losses.chord(answer, truth, weight)
-            slope = losses.gradient(composite, truth, batch.hole, batch.valid)
+            cosine, chord, slope = measured(answer, composite, truth, weight, batch.hole, batch.valid)
             loss = config.cosine * cosine + config.chord * chord + config.gradient * slope
             total = total + part * share * loss
             for name, value in (("cosine", cosine), ("chord", chord), ("gradient", slope)):
@@ -143,8 +146,10 @@ class Trainer:
             self._start_from(start_path(config.start))
         self._forward: Callable[[Tensor], Tensor] = self.generator
         self._conjugate_step = conjugate_step
-        if config.compile:  # The losses not: their one large kernel takes minutes to assemble.
+        self._measured = losses.measured
+        if config.compile:  # Of the losses the parts at full size: all in one take minutes to assemble.
             self._forward = torch.compile(self.generator, dynamic=False)
+            self._measured = torch.compile(losses.measured, dynamic=False)
             self._conjugate_step = torch.compile(conjugate_step)
         self.average = deepcopy(self.generator).requires_grad_(False)
         self.optimizer = Optimizer(self.generator, config.optimizer, config.weight_decay)
@@ -443,8 +448,8 @@ class Trainer:
         zoom = (config.zoom[0], config.zoom[1])
         if isinstance(data, DeviceSet):
             return device_batches(
-                data, *args, known_valid=config.known_valid, zoom=zoom, loaders=config.loaders,
-                step=self._conjugate_step,
+                data, *args, known_valid=config.known_valid, zoom=zoom, echo=config.echo,
+                loaders=config.loaders, step=self._conjugate_step,
             )  # fmt: skip
         return batches(data, *args, known_valid=config.known_valid, zoom=zoom, loaders=config.loaders)
 
@@ -511,7 +516,7 @@ class Trainer:
     def _train_step(self, batch: Batch, rate: float, stage: Stage) -> dict[str, Tensor]:
         config = self.config
         predicted = self._predict(batch.inputs)
-        loss, parts, composite = generator_loss(config, batch, predicted, stage.registered)
+        loss, parts, composite = generator_loss(config, batch, predicted, stage.registered, self._measured)
         if stage.adversarial > 0 and self.step % config.discriminator_every == 0:
             parts |= self._judge_step(batch, composite)
         if max(stage.adversarial, stage.features, stage.relight, stage.curl) > 0:

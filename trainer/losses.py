@@ -147,6 +147,14 @@ def gradient(predicted: Tensor, truth: Tensor, hole: Tensor, valid: Tensor) -> T
     return total / 4
 
 
+def measured(
+    predicted: Tensor, composite: Tensor, truth: Tensor, weight: Tensor, hole: Tensor, valid: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`cosine` and `chord` of a prediction, and `gradient` of the map repaired with it."""
+    slope = gradient(composite, truth, hole, valid)
+    return cosine(predicted, truth, weight), chord(predicted, truth, weight), slope
+
+
 def angle_degrees(predicted: Tensor, truth: Tensor) -> Tensor:
     """Angle between two maps in degrees, (n, 1, h, w); stable for small angles.
 

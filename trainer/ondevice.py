@@ -9,7 +9,8 @@ from loaders whole.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ COARSE_STEPS = 36
 
 #: A map's small copy, by which holes are placed, has at least so many texels across.
 SMALL = 64
+
+#: How many times as long as a draft of a camera-space map a loader takes for a whole one of another space.
+COST = 20
 
 #: Roughness is looked at so many texels around a hole, see `core.closing`.
 NEAR = 8
@@ -310,12 +314,15 @@ def device_batches(
     *,
     known_valid: float,
     zoom: tuple[float, float],
+    echo: int = 1,
     loaders: int = 0,
     step: Callable[..., Any] = conjugate_step,
 ) -> Iterator[Batch]:
     """Batches without end, as `task.batches` draws them, on the device of the maps.
 
-    How many of a batch are camera-space maps is the same in each.
+    How many of a batch are camera-space maps is the same in each. A map of another space takes a loader some
+    twenty times as long; so each may be in several batches, one after the other, every one of which brings as
+    many new ones (data echoing, Choi et al., arXiv 1907.05550).
 
     Args:
         data: the maps.
@@ -325,27 +332,38 @@ def device_batches(
         mask_weights: as for `ShardSet.batch`.
         known_valid: likewise.
         zoom: likewise.
+        echo: in how many batches a map of another space is.
         loaders: how many processes draw ahead; 0 draws when asked.
         step: see `continued`.
     """
     there = {space: data.shares.get(space, 0) for space, maps in data.counts().items() if maps}
-    others = round(count * (1 - there.get("camera", 0) / sum(there.values())))
-    flat: Iterator[Batch] | None = None
-    share = round(loaders * 0.7)
-    if others:
-        flat = batches(
-            data, first, seed, others, mask_weights, known_valid=known_valid, zoom=zoom, loaders=share
+    other = 1 - there.get("camera", 0) / sum(there.values())
+    fresh = max(1, round(count * other / echo)) if other else 0
+    camera = max(0, count - fresh * echo)
+    draw = {"mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom}
+    whole = round(loaders * COST * fresh / (COST * fresh + camera))
+    window: deque[Batch] = deque(maxlen=echo)
+    if fresh:
+        whole = max(1, min(whole, loaders - (camera > 0))) if loaders else 0
+        start = max(0, first - echo + 1)
+        stream = batches(
+            data, start, seed, fresh, mask_weights, known_valid=known_valid, zoom=zoom, loaders=whole
         )
-        if others == count:
-            yield from (batch.to(data.device) for batch in flat)
-    draw = {"count": count - others, "mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom}
-    drafts = _Drafts(data.small, data.size, (*seed, 1), draw)
-    ahead = max(1, loaders - share) if loaders else 0
-    for draft in drawn(drafts, itertools.count(first), ahead):
-        batch = finished(draft, data, step)
-        if flat is not None:
-            batch = batch.joined(next(flat).to(data.device))
-        yield batch
+        flat = (batch.to(data.device) for batch in stream)
+        # Before the first step there were none: its own stand for them.
+        window.extend([next(flat)] * echo)
+        window.extend(itertools.islice(flat, first - start))
+    drafts: Iterable[Draft | None] = itertools.repeat(None)
+    if camera:
+        numbers = itertools.count(first)
+        ahead = _Drafts(data.small, data.size, (*seed, 1), {"count": camera, **draw})
+        drafts = drawn(ahead, numbers, max(1, loaders - whole) if loaders else 0)
+    for draft in drafts:
+        parts = [] if draft is None else [finished(draft, data, step)]
+        parts += window
+        yield parts[0].joined(*parts[1:])
+        if fresh:
+            window.append(next(flat))
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from .shards import Shard, encode, read_note, write_note
 from .sources.folder import crops, find_maps, read_entry, split_subjects
 from .sources.ict import Head, IctModel
 from .sources.makehuman import MakeHumanModel
-from .sources.raycast import F32, Bool
+from .sources.raster import F32, Bool
 from .sources.skin import residual_map, skin_map
 from .sources.views import render_views
 
@@ -58,13 +58,16 @@ def camera_views(
     size: int,
     seed: int,
     skin_share: float = 0.0,
+    device: str = "cpu",
 ) -> Shard:
     """Render a shard of camera-space views of random heads, a share of them with skin on."""
     maps, identity, across = [], [], []
     for person in range(shard * people, (shard + 1) * people):
         rng = person_rng(source, split, person, seed)
         head = model.head(rng)
-        for normals, valid, direction in render_views(head, rng, views, size, skin_share=skin_share):
+        for normals, valid, direction in render_views(
+            head, rng, views, size, skin_share=skin_share, device=device
+        ):
             maps.append(encode(normals, valid))
             identity.append(person)
             across.append(direction)
@@ -173,7 +176,7 @@ def fill_folder(
             )
         )
         written: Iterable[tuple[Path, int]]
-        if min(processes, len(jobs)) > 1 and "fork" in multiprocessing.get_all_start_methods():
+        if processes > 1 and jobs and "fork" in multiprocessing.get_all_start_methods():
             context = multiprocessing.get_context("fork")
             pool = stack.enter_context(
                 context.Pool(min(processes, len(jobs)), initializer=_Maker.adopt, initargs=(make,))
@@ -255,6 +258,7 @@ def prepare(
     head_spaces: Sequence[str] = ("camera", "object"),
     seed: int = 1,
     processes: int = 1,
+    device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> None:
     """Make the shards of a data set: `train` and `test`, which never share a person.
@@ -276,6 +280,7 @@ def prepare(
         head_spaces: of the maps that are made of heads: camera, object, or both.
         seed: of everything drawn.
         processes: how many make shards at the same time; the shards are the same ones.
+        device: where views of heads are rendered, "cpu" or "cuda".
         say: takes lines of progress.
 
     Raises:
@@ -317,7 +322,7 @@ def prepare(
             continue
         view = partial(
             camera_views, model, source=name, people=people, views=views, size=size, seed=seed,
-            skin_share=skin_share,
+            skin_share=skin_share, device=device,
         )  # fmt: skip
         flat = partial(object_maps, model.layout(size), source=name, people=people, seed=seed)
         makers = {"camera": view, "object": flat}

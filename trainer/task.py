@@ -58,9 +58,9 @@ class Batch:
         """The same batch where a GPU can fetch it by itself."""
         return self._each(Tensor.pin_memory)
 
-    def joined(self, other: Batch) -> Batch:
-        """This batch's maps and another's, of the same size, after them."""
-        return self._each(lambda *pair: torch.cat(pair), other)
+    def joined(self, *others: Batch) -> Batch:
+        """This batch's maps and those of others, of the same size, after them."""
+        return self._each(lambda *parts: torch.cat(parts), *others)
 
     def composite(self, predicted: Tensor) -> Tensor:
         """The repaired map: known texels kept, the hole filled, nothing off the surface."""

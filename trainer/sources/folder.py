@@ -14,7 +14,7 @@ from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.files import read_map, read_mask
 from blender_normal_inpaint.core.normals import Encoding, decode
 
-from .raycast import F32, Bool
+from .raster import F32, Bool
 
 SUFFIXES = (".png", ".tif", ".tiff", ".exr", ".tga", ".jpg", ".jpeg")
 VALID_SUFFIX = "_valid"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .raycast import F32, I32, Bool, UvTable, triangulate, vertex_normals
+from .raster import F32, I32, Bool, UvTable, triangulate, vertex_normals
 
 FACE = "M_Face"
 #: What of the model is rendered. Teeth, gums, lashes and the eyes' wet layers are left out: a capture has

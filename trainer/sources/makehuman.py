@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from .ict import Head
-from .raycast import F32, I32, Bool, UvTable, vertex_normals
+from .raster import F32, I32, Bool, UvTable, vertex_normals
 from .subdivide import loop_matrix, split_uv
 
 # Changes of the neck, and those that move or tilt the whole head, would only move it out of the frame.

@@ -7,11 +7,14 @@ widely: the network shall continue whatever texture it sees, not know one skin.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional
 
-from .raycast import F32, I32, Bool, Bump
+from .raster import F32, Bool, Bump
 
 F64 = NDArray[np.float64]
 
@@ -156,15 +159,17 @@ def skin_slopes(rng: np.random.Generator, size: int, across: float = 1.0) -> tup
     return right * scale, -down * scale
 
 
-def _mirrored(place: F64, size: int) -> tuple[NDArray[np.intp], F64]:
+def _mirrored(place: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Texel and direction (1 or -1) at places of a line tiled with a map and its mirror image, in turn."""
-    turn = np.mod(place, 2.0)
+    turn = place % 2
     back = turn >= 1
-    inside = np.where(back, 2 - turn, turn)
-    return np.minimum((inside * size).astype(np.intp), size - 1), np.where(back, -1.0, 1.0)
+    inside = torch.where(back, 2 - turn, turn)
+    return (inside * size).long().clamp_max(size - 1), 1 - 2 * back.float()
 
 
-def bump_of(right: F64, up: F64, width: float, texel: float, skin: Bool | None = None) -> Bump:
+def bump_of(
+    right: F64, up: F64, width: float, texel: float, skin: Bool | None = None, device: str = "cpu"
+) -> Bump:
     """Skin worn by a surface: the map is projected along the three axes, and their gradients are mixed.
 
     Mikkelsen, "Surface Gradient-Based Bump Mapping Framework", 2020: a height's gradient is taken off the
@@ -176,27 +181,31 @@ def bump_of(right: F64, up: F64, width: float, texel: float, skin: Bool | None =
         width: what the map's side measures on the head, in its unit.
         texel: what a texel of the picture measures there; finer skin than that is averaged away.
         skin: (m,) which triangles wear it; None for all.
+        device: where the surface is.
     """
     import cv2
 
     size = int(np.clip(round(width / texel), 8, right.shape[0]))
-    slopes = [cv2.resize(s, (size, size), interpolation=cv2.INTER_AREA) for s in (right, up)]
+    slopes = [
+        torch.from_numpy(cv2.resize(s, (size, size), interpolation=cv2.INTER_AREA)).float().to(device)
+        for s in (right, up)
+    ]
+    wears = None if skin is None else torch.from_numpy(skin).to(device)
 
-    def bump(places: F32, normals: F32, index: I32) -> F32:
-        weight = np.abs(normals.astype(np.float64)) ** 4
-        weight /= weight.sum(axis=1, keepdims=True)
-        gradient = np.zeros(places.shape)
+    def bump(places: Tensor, normals: Tensor, index: Tensor) -> Tensor:
+        weight = normals**4
+        weight = weight / weight.sum(dim=1, keepdim=True)
+        gradient = torch.zeros_like(places)
         for out in range(3):
             across, along = [axis for axis in range(3) if axis != out]
-            column, flip_x = _mirrored(places[:, across].astype(np.float64) / width + 0.37 * out, size)
-            row, flip_y = _mirrored(-places[:, along].astype(np.float64) / width + 0.61 * out, size)
+            column, flip_x = _mirrored(places[:, across] / width + 0.37 * out, size)
+            row, flip_y = _mirrored(-places[:, along] / width + 0.61 * out, size)
             gradient[:, across] += weight[:, out] * slopes[0][row, column] * flip_x
             gradient[:, along] += weight[:, out] * slopes[1][row, column] * flip_y
-        if skin is not None:
-            gradient[~skin[index]] = 0
-        lift = np.einsum("kd,kd->k", gradient, normals)[:, None]
-        turned = normals - (gradient - lift * normals)
-        return np.asarray(turned / np.linalg.norm(turned, axis=1, keepdims=True), dtype=np.float32)
+        if wears is not None:
+            gradient = gradient * wears[index][:, None]
+        lift = (gradient * normals).sum(dim=1, keepdim=True)
+        return functional.normalize(normals - (gradient - lift * normals), dim=1)
 
     return bump
 

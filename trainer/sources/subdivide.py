@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from .raycast import F32, I32
+from .raster import F32, I32
 
 
 def _edges(triangles: I32) -> tuple[I32, I32, I32]:

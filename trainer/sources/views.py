@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .ict import Head
-from .raycast import F32, Bool, Camera, Caster, render_camera
+from .raster import F32, Bool, Camera, Mesh, render_camera
 from .skin import bump_of, skin_slopes
 
 #: Standard deviations of yaw and pitch in radians, and how often each pair is drawn.
@@ -58,22 +58,24 @@ def render_views(
     size: int,
     oversample: int = 1,
     skin_share: float = 0.0,
+    device: str = "cpu",
 ) -> list[tuple[F32, Bool, F32]]:
-    """Render several views of one head; building its scene once is most of the cost.
+    """Render several views of one head.
 
     Args:
         head: the surface.
         rng: decides the cameras.
         count: how many views.
         size: side of each square map.
-        oversample: rays per texel and axis.
+        oversample: see `render_camera`.
         skin_share: how likely the head wears procedural skin.
+        device: where they are rendered.
 
     Returns:
         Camera-space normals (size, size, 3), surface maps (size, size), and the normal of the head's plane of
         symmetry in the camera's frame, (3,).
     """
-    caster = Caster(head.vertices, head.triangles)
+    mesh = Mesh(head.vertices, head.normals, head.triangles, device)
     views: list[tuple[F32, Bool, F32]] = []
     dressed = skin_share > 0 and rng.random() < skin_share
     if dressed:
@@ -83,11 +85,11 @@ def render_views(
     while len(views) < count:
         camera = draw_camera(head, rng)
         bump = (
-            bump_of(strength * right, strength * up, width, camera.width / size, head.skin)
+            bump_of(strength * right, strength * up, width, camera.width / size, head.skin, device)
             if dressed
             else None
         )
-        normals, valid = render_camera(caster, head.normals, head.triangles, camera, size, oversample, bump)
+        normals, valid = render_camera(mesh, camera, size, oversample, bump)
         if valid.mean() > 0.15:
             views.append((normals, valid, camera.rotation()[:, 0]))
     return views
