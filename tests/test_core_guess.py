@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from synthetic import disc, sphere_normals
+from synthetic import disc, head, sphere_normals, wavy_normals
 from test_core_symmetry import layout
 
-from blender_normal_inpaint.core import relief
-from blender_normal_inpaint.core.guess import SURE, TWINS, first_guess, with_twin
+from blender_normal_inpaint.core import harmonic, relief, tension
+from blender_normal_inpaint.core.closing import MARGIN, planes_around, roughness
+from blender_normal_inpaint.core.guess import (
+    BLOCK,
+    REACH,
+    SHAPE,
+    SKIN,
+    SURE,
+    TWINS,
+    first_guess,
+    slopes_lead,
+    with_twin,
+)
 from blender_normal_inpaint.core.normals import angular_error, unit
 from blender_normal_inpaint.core.symmetry import LIKE, mirror_image
 
@@ -23,6 +34,44 @@ def test_a_ball_goes_on_with_its_slope() -> None:
     assert np.abs(np.linalg.norm(guess[hole], axis=-1) - 1).max() < 1e-5
     # A continuation of the level alone is 3 degrees off.
     assert angular_error(guess, truth)[hole].mean() < 1
+
+
+def test_slopes_of_a_head_are_followed_under_pores_and_noise() -> None:
+    truth, valid = head(192, 0.2, 0.1)
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:192, :192]
+    hole = valid & ((np.abs(y - 96 - 30 * np.sin(x / 20)) < 6) | (np.hypot(y - 80, x - 70) < 12))
+    bumpy = truth.copy()
+    bumpy[..., :2] += np.repeat(np.repeat(rng.normal(0, 0.02, (64, 64, 2)), 3, axis=0), 3, axis=1)
+    noisy = truth + rng.normal(0, 0.05, truth.shape)
+    off: dict[str, list[float]] = {}
+    for name, rough in (("bumpy", bumpy), ("noisy", noisy)):
+        given = np.where(valid[..., None], unit(np.asarray(rough, np.float32)), 0)
+        guess, _ = first_guess(given, hole, valid, "camera")
+        planes, unknown, known = planes_around(given, hole, valid & ~hole, MARGIN)
+        level = harmonic.extend(planes, harmonic.border_of(unknown, known), unknown)
+        exact = tension.extend(planes, known, unknown, REACH)
+        others = (unit(np.ascontiguousarray(p[:, unknown].T)) for p in (level, exact))
+        errors = [angular_error(answer, truth[hole]).mean() for answer in (guess[hole], *others)]
+        off[name] = [float(error) for error in errors]
+    # What was made of a map whose single texels are rough before: its level alone.
+    assert off["bumpy"][0] < 0.75 * off["bumpy"][1] and off["noisy"][0] < off["noisy"][1]
+    # Noise is averaged away, not followed.
+    assert off["noisy"][0] < 0.92 * off["noisy"][2]
+
+
+def test_slopes_lead_far_on_shapes_and_hardly_among_pores() -> None:
+    assert slopes_lead(SHAPE, 6.0) == 6.0 == slopes_lead(0.0, 6.0)
+    assert slopes_lead(SKIN, 6.0) == 1.0 == slopes_lead(9.0, 6.0)
+    assert 1.0 < slopes_lead((SHAPE + SKIN) / 2, 6.0) < 6.0
+    assert slopes_lead(9.0, 0.5) == 0.5
+    skin = wavy_normals(160, 160, 1, noise=0.3)
+    known = ~disc(160, 160, 80, 80, 16)
+    ball, valid = sphere_normals(160, 160)
+    for normals, there, rough in ((skin, known, True), (ball, known & valid, False)):
+        planes, unknown, inside = planes_around(normals, ~known, there, 9 * BLOCK)
+        measured = roughness(planes, inside, unknown, BLOCK)
+        assert measured > SKIN if rough else measured < SHAPE
 
 
 def test_the_other_half_of_a_layout_is_used_where_it_is_better() -> None:

@@ -23,8 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from blender_normal_inpaint.core import closing, tension
-from blender_normal_inpaint.core.guess import REACH
+from blender_normal_inpaint.core import guess, tension
 from blender_normal_inpaint.core.modelcard import SPACES
 
 from .augment import Moves, draw_moves
@@ -91,6 +90,7 @@ def continued(
     length: Tensor,
     steps: int = GUESS_STEPS,
     step: Callable[..., Any] = conjugate_step,
+    noisy: Tensor | None = None,
 ) -> Tensor:
     """Values at known texels, continued into holes with their slopes, for all maps of a batch at once.
 
@@ -104,6 +104,7 @@ def continued(
         length: (n, 1, 1, 1) how far slopes lead, in texels.
         steps: on this grid; on the coarser ones `COARSE_STEPS`.
         step: `conjugate_step`, or what `torch.compile` makes of it.
+        noisy: (n, 1, 1, 1) how much the next coarser grid's answer counts beside this one's; None: nothing.
 
     Returns:
         (n, c, h, w) the continuation at unknown texels, zero elsewhere.
@@ -132,11 +133,17 @@ def continued(
         direction, solution, residual, energy = step(
             direction, solution, residual, energy, near, degree, tight, unknown, inverse
         )
-    return solution
+    return solution if noisy is None else torch.lerp(solution, start, noisy)
 
 
-def roughness(values: Tensor, known: Tensor, unknown: Tensor) -> Tensor:
-    """Median Laplacian over median gradient around the holes, (n, 1, 1, 1): `core.closing`'s measure."""
+def roughness(values: Tensor, known: Tensor, unknown: Tensor, block: int = 1) -> Tensor:
+    """Median Laplacian over median gradient around the holes, (n, 1, 1, 1): `core.closing.roughness`."""
+    if block > 1:
+        known, unknown = (
+            (functional.avg_pool2d(known, block) == 1).to(known.dtype),
+            (functional.avg_pool2d(unknown, block) > 0).to(known.dtype),
+        )
+        values = functional.avg_pool2d(values, block) * known
     area = unknown
     for _ in range(NEAR):
         area = _grown(area)
@@ -148,8 +155,9 @@ def roughness(values: Tensor, known: Tensor, unknown: Tensor) -> Tensor:
     gradient = 0.5 * ((down**2).sum(dim=1, keepdim=True) + (right**2).sum(dim=1, keepdim=True)).sqrt()
 
     def median(field: Tensor) -> Tensor:
-        # Every other texel will do.
-        kept = torch.where(whole > 0, field, torch.nan)[..., ::2, ::2].flatten(1)
+        # Of single texels every other one will do.
+        every = 2 if block == 1 else 1
+        kept = torch.where(whole > 0, field, torch.nan)[..., ::every, ::every].flatten(1)
         return kept.nanmedian(dim=1).values.nan_to_num(0.0)
 
     rough = median(laplacian) / median(gradient).clamp_min(1e-7)
@@ -163,8 +171,6 @@ def first_guesses(
 ) -> Tensor:
     """`core.guess.first_guess` of camera-space maps, all of a batch at once.
 
-    Among pores the core mixes two continuations, with slope and by level alone; here slopes lead less far.
-
     Args:
         truth: (n, 3, s, s) unit at known texels.
         known: (n, 1, s, s).
@@ -174,12 +180,12 @@ def first_guesses(
     Returns:
         (n, 3, s, s) the known normals, the guess in the holes, zero off the surface.
     """
-    rough = (roughness(truth, known, unknown) - closing.SMOOTH) / (closing.ROUGH - closing.SMOOTH)
-    rough = rough.clamp(0, 1)
-    length = REACH * (1 - rough) + 0.3 * rough
-    guess = continued(truth, known, unknown, length, step=step)
-    size = torch.linalg.vector_norm(guess, dim=1, keepdim=True)
-    filled: Tensor = truth * known + guess / size.clamp_min(1e-6) * (size > 1e-3) * unknown
+    rough = roughness(truth * known, known, unknown, guess.BLOCK)
+    share = ((rough - guess.SHAPE) / (guess.SKIN - guess.SHAPE)).clamp(0, 1)
+    noisy = (roughness(truth, known, unknown) - guess.CLEAN) / (guess.NOISE - guess.CLEAN)
+    found = continued(truth, known, unknown, guess.REACH ** (1 - share), step=step, noisy=noisy.clamp(0, 1))
+    size = torch.linalg.vector_norm(found, dim=1, keepdim=True)
+    filled: Tensor = truth * known + found / size.clamp_min(1e-6) * (size > 1e-3) * unknown
     return filled
 
 

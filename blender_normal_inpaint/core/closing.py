@@ -12,12 +12,13 @@ import numpy as np
 from . import harmonic, tension
 from .engine import BoolArray, FloatArray
 from .normals import unit
+from .resample import block_sum
 
 #: How far a difference's slope leads, in texels of the network's own grid. On held-out heads longer is
 #: better in thin holes (lines 4.19, 4.12, 4.08 degrees at 0.7, 1, 1.4), a little worse in large ones.
 REACH = 1.4
 
-#: Roughness (see `_roughness`) of a difference that is all shape, and of one that is all pores.
+#: Roughness (see `roughness`) of a difference that is all shape, and of one that is all pores.
 SMOOTH, ROUGH = 0.5, 1.0
 
 #: How far around a hole its surroundings are looked at, in texels.
@@ -62,14 +63,8 @@ def continued(
     Returns:
         float32 (n, c): the texels of the hole in reading order; zero where nothing known can reach.
     """
-    y, x = np.nonzero(unknown)
-    box = (
-        slice(max(0, int(y.min()) - MARGIN), int(y.max()) + MARGIN + 1),
-        slice(max(0, int(x.min()) - MARGIN), int(x.max()) + MARGIN + 1),
-    )
-    unknown, known = unknown[box], known[box]
-    planes = np.ascontiguousarray(np.moveaxis(values[box] * known[..., None], -1, 0))
-    rough = np.float32(np.clip((_roughness(planes, known, unknown) - SMOOTH) / (ROUGH - SMOOTH), 0, 1))
+    planes, unknown, known = planes_around(values, unknown, known, MARGIN)
+    rough = np.float32(np.clip((roughness(planes, known, unknown) - SMOOTH) / (ROUGH - SMOOTH), 0, 1))
     result: FloatArray = np.zeros(planes.shape, np.float32)
     if rough < 1:
         result += (1 - rough) * tension.extend(planes, known, unknown, reach, steps)
@@ -78,11 +73,47 @@ def continued(
     return np.ascontiguousarray(result[:, unknown].T)
 
 
-def _roughness(error: FloatArray, known: BoolArray, unknown: BoolArray) -> float:
-    """Median Laplacian over median gradient of planes (c, h, w) at known texels near the hole.
+def planes_around(
+    values: FloatArray, unknown: BoolArray, known: BoolArray, margin: int
+) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """What lies in the box around a hole and so many texels more.
 
-    Noise of one texel gives about two, pores about one, a smooth field of waves w texels long about 6 / w.
+    Args:
+        values: float32 (h, w, c).
+        unknown: bool (h, w), the hole.
+        known: bool (h, w).
+        margin: in texels.
+
+    Returns:
+        The values as planes (c, h', w'), zero at unknown texels; the hole and the known texels, (h', w').
     """
+    y, x = np.nonzero(unknown)
+    box = (
+        slice(max(0, int(y.min()) - margin), int(y.max()) + margin + 1),
+        slice(max(0, int(x.min()) - margin), int(x.max()) + margin + 1),
+    )
+    planes = np.ascontiguousarray(np.moveaxis(values[box] * known[box][..., None], -1, 0))
+    return planes, unknown[box], known[box]
+
+
+def roughness(planes: FloatArray, known: BoolArray, unknown: BoolArray, block: int = 1) -> float:
+    """Median Laplacian over median gradient of planes at known texels near the hole.
+
+    Noise of one texel gives two or three, pores about one, a smooth field of waves w texels long about 6 / w.
+
+    Args:
+        planes: float32 (c, h, w), zero at unknown texels.
+        known: bool (h, w).
+        unknown: bool (h, w), the hole; what lies within 8 texels, or blocks, is looked at.
+        block: side of the blocks of texels whose means are looked at instead.
+
+    Returns:
+        The ratio; 0 if hardly anything is known there.
+    """
+    if block > 1:
+        known, unknown = block_sum(known, block) == block * block, block_sum(unknown, block) > 0
+        means = np.stack([block_sum(plane, block) for plane in planes]) / np.float32(block * block)
+        planes = np.asarray(means * known, dtype=np.float32)
     near = unknown
     for _ in range(8):
         near = harmonic.grow(near)
@@ -93,8 +124,8 @@ def _roughness(error: FloatArray, known: BoolArray, unknown: BoolArray) -> float
     y, x = np.nonzero(whole)
     if y.size < 16:
         return 0.0
-    here, up, down = error[:, y, x], error[:, y - 1, x], error[:, y + 1, x]
-    left, right = error[:, y, x - 1], error[:, y, x + 1]
+    here, up, down = planes[:, y, x], planes[:, y - 1, x], planes[:, y + 1, x]
+    left, right = planes[:, y, x - 1], planes[:, y, x + 1]
     laplacian = np.sqrt(((up + down + left + right - 4 * here) ** 2).sum(axis=0))
     gradient = 0.5 * np.sqrt(((down - up) ** 2).sum(axis=0) + ((right - left) ** 2).sum(axis=0))
     return float(np.median(laplacian) / max(float(np.median(gradient)), 1e-7))

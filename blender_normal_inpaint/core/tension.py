@@ -167,7 +167,7 @@ def extend(
     given: FloatArray = values * known
     start, near = result, unknown
     if max(unknown.shape) > COARSEST:
-        start = _from_coarser(given, known, unknown, length, steps)
+        start = extend_coarsely(given, known, unknown, length, steps)
         # Deeper in, all waves are so long that the coarser grid has them: the work follows the border.
         near = known
         for _ in range(BAND):
@@ -185,13 +185,24 @@ def extend(
     return result
 
 
-def _from_coarser(
-    given: FloatArray, known: BoolArray, unknown: BoolArray, length: float, steps: int
+def extend_coarsely(
+    values: FloatArray, known: BoolArray, unknown: BoolArray, length: float, steps: int = STEPS
 ) -> FloatArray:
-    """The continuation as a grid of half the resolution sees it, at full size."""
+    """`extend` as a grid of half the resolution sees it, at full size: it goes on from means of four texels.
+
+    Args:
+        values: float32 (c, h, w), zero at unknown texels.
+        known: as for `extend`.
+        unknown: likewise.
+        length: likewise, in texels of these values.
+        steps: likewise.
+
+    Returns:
+        float32 (c, h, w), for every texel.
+    """
     height, width = unknown.shape
     counts = block_sum(known, 2)
-    means = np.stack([block_sum(plane, 2) for plane in given]) / np.maximum(counts, 1)
+    means = np.stack([block_sum(plane, 2) for plane in values]) / np.maximum(counts, 1)
     coarse_unknown: NDArray[np.bool_] = block_sum(unknown, 2) > counts
     coarse_known: NDArray[np.bool_] = (counts > 0) & ~coarse_unknown
     coarse = extend(means.astype(np.float32), coarse_known, coarse_unknown, length / 2, steps)
