@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="the trainer needs PyTorch")
 
-from trainer.augment import Moves, apply_moves, draw_moves  # noqa: E402
+from trainer.augment import Moves, Noise, apply_moves, draw_moves, draw_noise, with_noise  # noqa: E402
 from trainer.metrics import angles  # noqa: E402
 
 SIZE = 96
@@ -91,3 +91,28 @@ def test_draws_repeat_with_their_seed() -> None:
     assert np.array_equal(one.angle, two.angle) and np.array_equal(one.shift, two.shift)
     turned = draw_moves(np.random.default_rng(5), 6, "object", (1, 2))
     assert not np.array_equal(turned.turn, turned.angle)
+
+
+def test_noise_is_as_strong_as_drawn_and_leaves_the_rest_alone() -> None:
+    truth = torch.zeros(3, 3, 64, 64)
+    truth[:, 2, 8:] = 1
+    noise = Noise(np.array([0.02, 0.0, 0.02], np.float32), np.array([0.0, 0.5, 1.0], np.float32), 7)
+    noisy = with_noise(truth, noise)
+    assert torch.equal(noisy, with_noise(truth, noise)) and torch.equal(noisy[1], truth[1])
+    assert not noisy[:, :, :8].any()
+    surface = noisy[[0, 2], :, 9:-1]
+    assert torch.allclose(torch.linalg.vector_norm(surface, dim=1), torch.ones(()), atol=1e-4)
+    for own, beside in zip(surface, (0.0, 0.5), strict=True):
+        x = own[0, :, 1:-1]
+        assert float(x.std()) == pytest.approx(0.02, rel=0.1)
+        # Of a mean of nine, two thirds are the neighbour's too.
+        along = float((x[:, 1:] * x[:, :-1]).mean() / x.var())
+        assert along == pytest.approx(4 / 3 * beside, abs=0.08)
+
+
+def test_noise_is_drawn_for_a_share_and_never_in_tangent_space() -> None:
+    rng = np.random.default_rng(0)
+    some = draw_noise(rng, 2000, "camera", 0.4)
+    assert np.mean(some.strength > 0) == pytest.approx(0.4, abs=0.05)
+    assert some.strength.max() <= 0.03 and some.strength[some.strength > 0].min() >= 0.004
+    assert not draw_noise(rng, 100, "tangent", 1.0).strength.any()

@@ -43,7 +43,7 @@ from trainer.export import export  # noqa: E402
 from trainer.loop import Trainer, TrainingFailed, advice_for_cpu  # noqa: E402
 from trainer.optimizer import KINDS as OPTIMIZERS  # noqa: E402
 from trainer.optimizer import Optimizer  # noqa: E402
-from trainer.shards import Shard, encode  # noqa: E402
+from trainer.shards import SPACES, Shard, encode  # noqa: E402
 from trainer.task import ShardSet, batches, build_inputs, shrink  # noqa: E402
 
 GENERATOR = {"kind": "face", "widths": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "heads": 2}
@@ -143,6 +143,26 @@ def test_a_run_does_without_tensorboard(data: Path, tmp_path: Path, monkeypatch:
     stages = [{"size": 32, "batch": 4, "steps": 1}]
     Trainer(_config(data, stages=stages, tensorboard=True), tmp_path, said.append).run()
     assert "pip install tensorboard" in said[0] and said[-1] == "done"
+
+
+def test_every_map_of_a_mixed_batch_is_told_its_own_space(tmp_path: Path) -> None:
+    """Their depth, which no augmentation changes, tells the maps of each space apart."""
+    depth = {"tangent": 1.0, "object": 0.0, "camera": 0.6}
+    for space, z in depth.items():
+        normals = np.zeros((2, 64, 64, 3), np.float32)
+        normals[..., 1], normals[..., 2] = np.sqrt(1 - z * z), z
+        Shard(encode(normals, np.ones((2, 64, 64), np.bool_)), np.arange(2), space).save(
+            tmp_path / f"{space}.npz"
+        )
+    shards = ShardSet(tmp_path, 32, {"tangent": 0.2, "object": 0.3, "camera": 0.5})
+    batch = shards.batch(np.random.default_rng(2), 24, {"blob": 1.0})
+    seen = set()
+    for inputs, truth, valid in zip(batch.inputs, batch.truth, batch.valid, strict=True):
+        told = [space for number, space in enumerate(SPACES) if inputs[5 + number].all()]
+        z = float(truth[2][valid[0] > 0].median())
+        assert [space for space in depth if abs(depth[space] - z) < 0.02] == told
+        seen.update(told)
+    assert seen == set(depth)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs processes that share memory by forking")

@@ -51,6 +51,26 @@ def _draw(data: DeviceSet, first: int = 0, count: int = 8, loaders: int = 0) -> 
     return next(stream)
 
 
+def test_the_network_sees_a_captures_noise_and_the_truth_has_none(data: Path) -> None:
+    shards = DeviceSet(data / "train", 64, SHARES, CPU)
+    plain, noisy = (
+        next(device_batches(shards, 0, (3, 0), 8, MASKS, known_valid=0.5, zoom=(0.9, 1.7), noise=share))
+        for share in (0.0, 1.0)
+    )
+    assert torch.equal(plain.truth, noisy.truth) and torch.equal(plain.hole, noisy.hole)
+    known = plain.valid * (1 - plain.hole)
+    assert torch.equal(plain.given, plain.truth * known)
+    for batch in (noisy, shards.batch(np.random.default_rng(1), 8, MASKS, noise=1.0)):
+        known = batch.valid * (1 - batch.hole)
+        camera = batch.inputs[:, 7].flatten(1).any(dim=1)
+        assert camera.any() and not camera.all()
+        off = [_apart(*(t[which] for t in (batch.given, batch.truth, known))) for which in (camera, ~camera)]
+        assert 0.3 < off[0] < 3 and off[1] < 0.01
+        # The guess goes on from what is seen.
+        seen = batch.inputs[camera, 8:] * known[camera]
+        assert torch.equal(seen, batch.given[camera] * known[camera])
+
+
 @pytest.mark.parametrize("first", [0, 5])
 def test_an_echo_repeats_maps_of_other_spaces_and_goes_on_as_it_was(data: Path, first: int) -> None:
     shards = DeviceSet(data / "train", 64, {"camera": 0.5, "tangent": 0.5}, CPU)

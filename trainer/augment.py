@@ -59,6 +59,46 @@ def draw_moves(rng: np.random.Generator, count: int, space: str, zoom: tuple[flo
     )
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What a capture adds to maps, one for each of a batch.
+
+    Attributes:
+        strength: (n,) standard deviation of each coordinate; 0 for none.
+        soft: (n,) from 0, each texel for itself, to 1, the mean of nine.
+        seed: of the noise itself.
+    """
+
+    strength: NDArray[np.float32]
+    soft: NDArray[np.float32]
+    seed: int
+
+
+def draw_noise(rng: np.random.Generator, count: int, space: str, share: float) -> Noise:
+    """Draw noise of 0.3 to 2 degrees for a share of the maps; none in tangent space: skin has its own."""
+    there = rng.random(count) < (0.0 if space == "tangent" else share)
+    strength = np.exp(rng.uniform(np.log(0.004), np.log(0.03), count)) * there
+    soft = rng.random(count)
+    return Noise(strength.astype(np.float32), soft.astype(np.float32), int(rng.integers(2**31)))
+
+
+def with_noise(normals: Tensor, noise: Noise) -> Tensor:
+    """Maps (n, 3, h, w), unit or zero off the surface, with noise on them, unit again."""
+    if not noise.strength.any():
+        return normals
+    generator = torch.Generator(normals.device).manual_seed(noise.seed)
+    white = torch.randn(normals.shape, generator=generator, device=normals.device)
+    strength, soft = (
+        torch.from_numpy(values).to(normals.device).reshape(-1, 1, 1, 1)
+        for values in (noise.strength, noise.soft)
+    )
+    # The mean of nine has a third of their deviation.
+    grain = torch.lerp(white, 3 * functional.avg_pool2d(white, 3, 1, 1), soft)
+    surface = (normals * normals).sum(dim=1, keepdim=True) > 0.25
+    length = 1e-6 + torch.linalg.vector_norm(normals + strength * grain, dim=1, keepdim=True)
+    return torch.where(surface & (strength > 0), (normals + strength * grain) / length, normals)
+
+
 def turned(vectors: Tensor, moves: Moves) -> Tensor:
     """Vectors (n, 3) or (n, 3, h, w) as the moves of their maps turn and mirror them."""
     shape = (-1,) + (1,) * (vectors.ndim - 2)

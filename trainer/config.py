@@ -73,6 +73,7 @@ class Config:
             there (`trainer.ondevice`): a GPU learns faster than loaders can do that. All must be of one size.
         echo: with `on_device`, in how many batches, one after the other, a map of another space is: it takes
             a loader twenty times as long.
+        noise: share of maps that the network sees with a capture's noise on them; the truth has none.
         optimizer: "adamw"; or "muon", which learns a little faster for each map seen (`trainer.optimizer`).
         discriminator: "patch", ours, with the hinge loss; or "dcgan", the papers', with binary cross entropy.
         discriminator_every: the discriminator learns at every so many steps of the generator.
@@ -94,6 +95,7 @@ class Config:
     compile: bool = False
     on_device: bool = False
     echo: int = 1
+    noise: float = 0.0
     closing: float = 0.0
     balance: float = 0.0
     seed: int = 0

@@ -71,11 +71,11 @@ def generator_loss(
     inside = batch.hole * batch.valid
     outside = (1 - batch.hole) * batch.valid
     weight = losses.balanced(inside, config.balance)
-    total = config.known * losses.cosine(predicted, batch.truth, outside)
+    total = config.known * losses.cosine(predicted, batch.given, outside)
     parts = {name: total.new_zeros(()) for name in ("cosine", "chord", "gradient")}
     answers = [(predicted, 1 - config.closing)]
     if config.closing > 0:
-        answers.append((losses.close_seam(predicted, batch.truth, outside), config.closing))
+        answers.append((losses.close_seam(predicted, batch.given, outside), config.closing))
     truths = [(batch.truth, 1 - registered)]
     if registered > 0:
         moved = losses.registered(answers[-1][0], batch.truth, batch.hole, batch.valid)
@@ -448,10 +448,12 @@ class Trainer:
         zoom = (config.zoom[0], config.zoom[1])
         if isinstance(data, DeviceSet):
             return device_batches(
-                data, *args, known_valid=config.known_valid, zoom=zoom, echo=config.echo,
+                data, *args, known_valid=config.known_valid, zoom=zoom, noise=config.noise, echo=config.echo,
                 loaders=config.loaders, step=self._conjugate_step,
             )  # fmt: skip
-        return batches(data, *args, known_valid=config.known_valid, zoom=zoom, loaders=config.loaders)
+        return batches(
+            data, *args, known_valid=config.known_valid, zoom=zoom, noise=config.noise, loaders=config.loaders
+        )
 
     def _predict(self, inputs: Tensor) -> Tensor:
         with self._precision():
@@ -562,7 +564,11 @@ class Trainer:
         if self._test is None or self._test.size != stage.size:
             self._test = ShardSet(folder, stage.size, self.config.shares)
         batch = self._test.batch(
-            np.random.default_rng(12345), 24, self.config.masks, known_valid=self.config.known_valid
+            np.random.default_rng(12345),
+            24,
+            self.config.masks,
+            known_valid=self.config.known_valid,
+            noise=self.config.noise,
         ).to(self.device)
         self.average.eval()
         predicted = self.average(batch.inputs)
@@ -573,7 +579,7 @@ class Trainer:
             return float(losses.weighted_mean(losses.angle_degrees(answer, batch.truth), inside))
 
         degrees = degrees_of(predicted)
-        closed = degrees_of(losses.close_seam(predicted, batch.truth, known))
+        closed = degrees_of(losses.close_seam(predicted, batch.given, known))
         self.say(f"{self.step} test {degrees:.2f} degrees, {closed:.2f} with the seam closed")
         values = {"step": self.step, "size": stage.size, "test_degrees": degrees}
         values["test_closed_degrees"] = closed

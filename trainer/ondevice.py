@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from blender_normal_inpaint.core import guess, tension
 from blender_normal_inpaint.core.modelcard import SPACES
 
-from .augment import Moves, draw_moves
+from .augment import Moves, Noise, draw_moves, draw_noise, with_noise
 from .shards import Shard
 from .task import Batch, ShardSet, batches, draw_masks, drawn, moved, shrunk
 
@@ -205,16 +205,18 @@ class Draft:
         moves: how they are moved.
         holes: uint8 (n, s * s / 8) what is hidden, eight texels in a byte.
         told: (n,) whether the network is told what is surface in the hole.
+        noise: what a capture added to them.
     """
 
     index: NDArray[np.int64]
     moves: Moves
     holes: Tensor
     told: NDArray[np.bool_]
+    noise: Noise
 
     def pin_memory(self) -> Draft:
         """The same draft where a GPU can fetch it by itself."""
-        return Draft(self.index, self.moves, self.holes.pin_memory(), self.told)
+        return replace(self, holes=self.holes.pin_memory())
 
 
 class _Drafts(Dataset[Draft]):
@@ -238,7 +240,9 @@ class _Drafts(Dataset[Draft]):
         )
         holes = draw_masks(rng, large, self._draw["mask_weights"])
         packed = np.packbits(holes.reshape(count, -1), axis=1)
-        return Draft(index, moves, torch.from_numpy(packed), rng.random(count) < self._draw["known_valid"])
+        told = rng.random(count) < self._draw["known_valid"]
+        noise = draw_noise(rng, count, "camera", self._draw["noise"])
+        return Draft(index, moves, torch.from_numpy(packed), told, noise)
 
 
 class DeviceSet(ShardSet):
@@ -320,6 +324,7 @@ def device_batches(
     *,
     known_valid: float,
     zoom: tuple[float, float],
+    noise: float = 0.0,
     echo: int = 1,
     loaders: int = 0,
     step: Callable[..., Any] = conjugate_step,
@@ -338,6 +343,7 @@ def device_batches(
         mask_weights: as for `ShardSet.batch`.
         known_valid: likewise.
         zoom: likewise.
+        noise: likewise.
         echo: in how many batches a map of another space is.
         loaders: how many processes draw ahead; 0 draws when asked.
         step: see `continued`.
@@ -346,15 +352,16 @@ def device_batches(
     other = 1 - there.get("camera", 0) / sum(there.values())
     fresh = max(1, round(count * other / echo)) if other else 0
     camera = max(0, count - fresh * echo)
-    draw = {"mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom}
+    draw = {"mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom, "noise": noise}
     whole = round(loaders * COST * fresh / (COST * fresh + camera))
     window: deque[Batch] = deque(maxlen=echo)
     if fresh:
         whole = max(1, min(whole, loaders - (camera > 0))) if loaders else 0
         start = max(0, first - echo + 1)
         stream = batches(
-            data, start, seed, fresh, mask_weights, known_valid=known_valid, zoom=zoom, loaders=whole
-        )
+            data, start, seed, fresh, mask_weights, known_valid=known_valid, zoom=zoom, noise=noise,
+            loaders=whole,
+        )  # fmt: skip
         flat = (batch.to(data.device) for batch in stream)
         # Before the first step there were none: its own stand for them.
         window.extend([next(flat)] * echo)
@@ -382,5 +389,6 @@ def finished(draft: Draft, data: DeviceSet, step: Callable[..., Any] = conjugate
     told = torch.from_numpy(draft.told.astype(np.float32)).to(device).reshape(-1, 1, 1, 1)
     truth, valid = moved(data.pick(draft.index), draft.moves, size)
     shown = torch.maximum(valid, hole * (1 - told))
-    guess = first_guesses(truth, shown * (1 - hole), shown * hole, step)
-    return Batch(inputs_of(truth, hole, shown, "camera", guess), truth, hole, valid)
+    given = with_noise(truth, draft.noise)
+    guess = first_guesses(given, shown * (1 - hole), shown * hole, step)
+    return Batch(inputs_of(given, hole, shown, "camera", guess), truth, hole, valid)

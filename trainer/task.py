@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from blender_normal_inpaint.core.fill import prepare_batch
 from blender_normal_inpaint.core.guess import first_guess
 
-from .augment import Moves, apply_moves, draw_moves
+from .augment import Moves, apply_moves, draw_moves, draw_noise, with_noise
 from .masks import draw_mask
 from .shards import SPACES, Shard
 
@@ -61,6 +61,11 @@ class Batch:
     def joined(self, *others: Batch) -> Batch:
         """This batch's maps and those of others, of the same size, after them."""
         return self._each(lambda *parts: torch.cat(parts), *others)
+
+    @property
+    def given(self) -> Tensor:
+        """(n, 3, s, s) the map as the network sees it, with a capture's noise; zero in the hole."""
+        return self.inputs[:, :3]
 
     def composite(self, predicted: Tensor) -> Tensor:
         """The repaired map: known texels kept, the hole filled, nothing off the surface."""
@@ -176,6 +181,7 @@ def batches(
     *,
     known_valid: float,
     zoom: tuple[float, float],
+    noise: float = 0.0,
     loaders: int = 0,
 ) -> Iterator[Batch]:
     """Batches without end, one for each step of a run.
@@ -191,9 +197,11 @@ def batches(
         mask_weights: as for `ShardSet.batch`.
         known_valid: likewise.
         zoom: likewise.
+        noise: likewise.
         loaders: how many processes draw ahead; 0 draws when asked.
     """
-    draw = {"count": count, "mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom}
+    draw = {"count": count, "mask_weights": mask_weights, "known_valid": known_valid}
+    draw |= {"zoom": zoom, "noise": noise}
     steps = _Steps(data, seed, draw)
     return drawn(steps, itertools.count(first), loaders)
 
@@ -282,6 +290,7 @@ class ShardSet:
         *,
         known_valid: float = 0.5,
         zoom: tuple[float, float] = (0.9, 1.7),
+        noise: float = 0.0,
     ) -> Batch:
         """Draw a training batch.
 
@@ -292,23 +301,29 @@ class ShardSet:
             known_valid: share of maps whose surface is shown to the network inside the hole too; in the
                 others it is told "surface" there, as for users without a valid mask.
             zoom: smallest and largest enlargement.
+            noise: share of maps with a capture's noise, none in tangent space; the truth has none.
         """
         present = [space for space in SPACES if self._maps[space] and self.shares.get(space, 0) > 0]
         share = np.array([self.shares[space] for space in present])
-        spaces = sorted(str(s) for s in rng.choice(present, count, p=share / share.sum()))
+        chosen = [str(s) for s in rng.choice(present, count, p=share / share.sum())]
+        spaces: list[str] = []
         truths, valids = [], []
-        for space in SPACES:
-            n = spaces.count(space)
-            if n == 0:
-                continue
-            for maps in self._group(rng, space, n):
+        for space in present:
+            for maps in self._group(rng, space, chosen.count(space)):
                 moves = draw_moves(rng, len(maps), space, zoom)
                 truth, valid = moved(np.stack(maps), moves, self.size)
                 truths.append(truth)
                 valids.append(valid)
+                spaces += [space] * len(maps)
         truth, valid = torch.cat(truths), torch.cat(valids)
         hole, shown = draw_holes(rng, truth, valid, mask_weights, known_valid)
-        return Batch(build_inputs(truth, hole, shown, spaces), truth, hole, valid)
+        given = truth
+        if noise:
+            parts = [(space, truth[[s == space for s in spaces]]) for space in present]
+            given = torch.cat(
+                [with_noise(part, draw_noise(rng, len(part), space, noise)) for space, part in parts]
+            )
+        return Batch(build_inputs(given, hole, shown, spaces), truth, hole, valid)
 
     def _group(self, rng: np.random.Generator, space: str, n: int) -> list[list[NDArray[np.uint8]]]:
         """Draw n maps of a space, in lists of equal size of map."""
