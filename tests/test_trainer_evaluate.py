@@ -14,7 +14,10 @@ for _name in ("cv2", "scipy", "torch", "onnxruntime"):
     pytest.importorskip(_name, reason="evaluation needs it")
 
 from trainer import baselines, evaluate, metrics, sheets  # noqa: E402
-from trainer.metrics import angular, curl, detail_ratio, measure, octave_ratios, psnr, seam, ssim_map  # noqa: E402
+from trainer.evaluate import head_cases  # noqa: E402
+from trainer.metrics import angles, angular, curl, detail_ratio, measure, octave_ratios, psnr, seam, ssim_map  # noqa: E402
+from trainer.sources.ict import Head  # noqa: E402
+from trainer.sources.raster import vertex_normals  # noqa: E402
 from trainer.sources.skin import noise, skin_map, slopes_to_normals  # noqa: E402
 
 SIZE = 96
@@ -167,6 +170,25 @@ def test_tangent_cases_are_skin_and_faces_with_every_family() -> None:
     other = evaluate.tangent_cases(_layout, 2, SIZE, 2)
     assert all(np.array_equal(a.hole, b.hole) for a, b in zip(cases, again, strict=True))
     assert not np.array_equal(cases[0].truth, other[0].truth)
+
+
+def test_heads_can_wear_skin_and_keep_their_shape_and_masks() -> None:
+    longitude, latitude = np.meshgrid(np.linspace(-np.pi, np.pi, 41), np.linspace(-1.57, 1.57, 41))
+    x, y = np.cos(latitude) * np.sin(longitude), np.sin(latitude)
+    vertices = 9 * np.stack([x, y, np.cos(latitude) * np.cos(longitude)], axis=-1).reshape(-1, 3)
+    vertices = vertices.astype(np.float32)
+    first = (np.arange(40)[:, None] * 41 + np.arange(40)).ravel()
+    corners = [(first, first + 1, first + 42), (first, first + 42, first + 41)]
+    triangles = np.concatenate([np.stack(three, axis=1) for three in corners]).astype(np.int32)
+    ears = vertices * np.where(np.abs(vertices[:, :1]) > 8, 1.2, 1).astype(np.float32)
+    ears[:, 2] += 2 * np.exp(-(vertices[:, 0] ** 2 + vertices[:, 1] ** 2) / 4) * (vertices[:, 2] > 0)
+    head = Head(ears, vertex_normals(ears, triangles), triangles)
+    bare, worn = (head_cases(lambda rng: head, "ict", 1, 96, 3, skin) for skin in (0.0, 0.05))
+    assert [case.family for case in bare] == [case.family for case in worn] and len(bare) >= 4
+    for one, two in zip(bare, worn, strict=True):
+        assert np.array_equal(one.hole, two.hole) and np.array_equal(one.valid, two.valid)
+    apart = angles(bare[0].truth, worn[0].truth)[bare[0].valid]
+    assert 0.3 < apart.mean() < 6
 
 
 def test_evaluation_measures_methods_by_family_and_reports(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from .prepare import SPLITS, person_rng
 from .shards import Shard, decode
 from .sources.ict import Head
 from .sources.raster import Camera, Mesh, render_camera
-from .sources.skin import residual_map, skin_map
+from .sources.skin import bump_of, residual_map, skin_map, skin_slopes
 from .task import ShardSet
 
 F32 = NDArray[np.float32]
@@ -39,6 +39,9 @@ FAMILIES = ("lines", "scatter", "blob", "strands", "half")
 #: Training draws people from the split called train alone, and shards of the split called test from its
 #: first numbers.
 FIRST_PERSON = 10_000
+
+#: Texels along the side of the skin that heads wear, and what they measure on a head, in centimetres.
+SKIN, SKIN_WIDTH = 512, 8.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,15 @@ Method = Callable[[Case], F32]
 
 
 def front_view(
-    head: Head, rng: np.random.Generator, size: int
+    head: Head, rng: np.random.Generator, size: int, skin: float = 0.0
 ) -> tuple[F32, Bool, tuple[float, float], float]:
     """Render a head nearly from the front, as an artist or a light stage would frame it.
+
+    Args:
+        head: the surface.
+        rng: decides the camera and the skin.
+        size: side of the map.
+        skin: standard deviation of the slopes of procedural skin that it wears; 0 for none.
 
     Returns:
         The map, its surface, the face's middle (row, column) and the face's height (chin to hairline), in
@@ -89,8 +98,13 @@ def front_view(
         pitch=float(rng.normal(0, 0.06)),
         fov=float(rng.uniform(0.2, 0.45)),
     )
+    bump = None
+    if skin > 0:
+        right, up = skin_slopes(rng, SKIN)
+        scale = skin / float(np.hypot(right, up).std())
+        bump = bump_of(scale * right, scale * up, SKIN_WIDTH * cm, frame / size, head.skin)
     mesh = Mesh(head.vertices, head.normals, head.triangles)
-    normals, valid = render_camera(mesh, camera, size, 2)
+    normals, valid = render_camera(mesh, camera, size, 2, bump)
     return normals, valid, (size / 2, size / 2), size / 1.4 * 0.85
 
 
@@ -157,13 +171,18 @@ def masked(
 
 
 def head_cases(
-    draw: Callable[[np.random.Generator], Head], source: str, count: int, size: int, seed: int
+    draw: Callable[[np.random.Generator], Head],
+    source: str,
+    count: int,
+    size: int,
+    seed: int,
+    skin: float = 0.0,
 ) -> list[Case]:
-    """Held-out heads of a source, from the front, in camera space."""
+    """Held-out heads of a source, from the front, in camera space; see `front_view`."""
     cases = []
     for person in range(count):
         rng = person_rng(source, "test", FIRST_PERSON + person, seed)
-        truth, valid, middle, face = front_view(draw(rng), rng, size)
+        truth, valid, middle, face = front_view(draw(rng), rng, size, skin)
         cases += masked(f"{source} {person}", "camera", truth, valid, (seed, 77, person), middle, face)
     return cases
 
