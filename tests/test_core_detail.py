@@ -212,6 +212,32 @@ def test_factors_of_all_octaves_alike_are_one_factor() -> None:
         np.testing.assert_allclose(double.tile(tile)[inner], 2 * was[inner], atol=1e-5)
 
 
+def test_lids_and_lips_in_the_hole_leave_its_skin_as_rough_as_around() -> None:
+    """A head in camera space: what the shape has of features is louder than any skin, in every octave."""
+    size, hole = 512, _hole(512, "half")
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    slopes = 0.3 * _slopes(size, 0.0)  # faint: 1.3 degrees
+    slopes = slopes - _filtered(slopes.real, 10, 10, 0) - 1j * _filtered(slopes.imag, 10, 10, 0)
+    ridge = np.zeros((size, size), np.bool_)
+    shape = 0.6 * ((x - size / 2) + 1j * (size / 2 - y)) / size
+    for row in range(60, size, 130):
+        away = np.hypot(x - 0.78 * size, y - row) - 34
+        ridge |= np.abs(away) < 16
+        shape = (
+            shape + np.sin(away / 3) * np.exp(-((away / 6) ** 2)) * (x - 0.78 * size + 1j * (row - y)) / 40
+        )
+    truth, base = (
+        _unit(np.stack([s.real, s.imag, np.ones((size, size))], -1)) for s in (shape + slopes, shape)
+    )
+    base = np.where(hole[..., None], base, truth)
+    filled = add_detail(base, truth, hole, np.ones_like(hole), "camera", 2.0, np.random.default_rng(0))
+    calm = ndimage.binary_erosion(hole & ~ridge, iterations=3)
+    smooth = _unit(np.stack([shape.real, shape.imag, np.ones((size, size))], -1))
+    for k in range(2):  # of the next one the shape has a part
+        ratio = _std(_octave(filled - smooth, k), calm) / _std(_octave(truth - smooth, k), calm)
+        assert 0.7 < ratio < 1.2, (k, ratio)
+
+
 @pytest.mark.parametrize("height", [172, 178, 185])
 def test_no_side_of_a_hole_has_a_seam(height: int) -> None:
     """Wherever the grid of patches ends: one that ends with the hole would not see what it has to meet."""

@@ -4,7 +4,8 @@ Patches are chosen for their fit and joined along cuts, and both cost strength, 
 others; and a shape that has some texture of its own needs less. Here the octaves of the whole, shape and
 detail together, are measured in the hole and around it on a Laplacian pyramid (Burt and Adelson, "The
 Laplacian Pyramid as a Compact Image Code", 1983), and each octave of the detail gets the factor that brings
-the whole's to its aim.
+the whole's to its aim: on average, or in the usual place, whichever asks for more. For where the shape has
+lids and lips it is louder than any skin, and they would leave none to the cheek.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _RANGE = 0.3, 1.5
 # What is measured: so many windows of this side, those with most of the hole and of what is around it.
 _WINDOWS, _WINDOW = 12, 128
 _CELL = 16  # side of the cells whose roughness is compared
+# Side of the blocks of which there is a usual one, and how much of its energy is asked for in the hole: less,
+# for blocks in thin holes hold few texels and differ more, so that their median is lower than their mean.
+_BLOCK, _USUAL = 32, 0.8
 _FEWEST = 64  # texels of an octave, in the hole and around it
 
 
@@ -34,9 +38,11 @@ def factors(scene: Scene) -> FloatArray:
     energy, _, calm = roughness(scene, _CELL)
     texture = pull_push(energy, calm.astype(np.float32))
     count = len(_AIMS)
-    # In the hole, sums by octave over texels: products of shape and detail, and how many. Around it: the same
-    # of the whole alone. How rough both are expected to be: sums over cells, and how many.
-    hole, around = np.zeros((count, 4)), np.zeros((count, 2))
+    # In the hole, by octave, of each block: how many texels, and means of products of shape and detail.
+    # Around it: the same of the whole alone. How rough both are expected to be: sums over cells, and how
+    # many.
+    hole: list[list[FloatArray]] = [[] for _ in range(count)]
+    around: list[list[FloatArray]] = [[] for _ in range(count)]
     rough_hole, rough_around = np.zeros(2), np.zeros(2)
     for r, c in sorted(_windows(scene.area) | _windows(scene.known)):
         tile = slice(r, r + _WINDOW), slice(c, c + _WINDOW)
@@ -49,29 +55,64 @@ def factors(scene: Scene) -> FloatArray:
         shape = shape_of(scene, tile, area)
         strength = np.where(area, np.float32(scene.strength), np.float32(1))
         detail = from_detail(shape, scene.detail[tile] * strength) - shape
+        side = _BLOCK
         level = np.concatenate([shape, detail, area[None], known[None]]).astype(np.float32)
         for k in range(count):
             coarser = shrink(level, 2)
             band = level[:6] - enlarge(margin(coarser[:6]), 2)
             inside, outside = level[6] > 0.99, level[7] > 0.99
-            s, d = band[:3, inside], band[3:, inside]
-            hole[k] += float(np.vdot(s, s)), float(np.vdot(s, d)), float(np.vdot(d, d)), s.shape[1]
-            whole = band[:3, outside] + band[3:, outside]
-            around[k] += float(np.vdot(whole, whole)), whole.shape[1]
+            s, d, whole = band[:3], band[3:], band[:3] + band[3:]
+            hole[k].append(_by_blocks([s * s, s * d, d * d], inside, side))
+            around[k].append(_by_blocks([whole * whole], outside, side))
+            side //= 2
             level = coarser
     result = np.ones(count, np.float32)
     rougher = rough_hole[0] / rough_hole[1] * rough_around[1] / max(rough_around[0], 1e-20)
     aim = float(np.interp(thickness(scene.area), *_THIN))
     for k in range(count):
-        if min(hole[k, 3], around[k, 1]) < _FEWEST:  # too thin for this octave and all above it
+        count_hole, own, both, more = np.concatenate(hole[k], axis=1)
+        count_around, there = np.concatenate(around[k], axis=1)
+        if min(count_hole.sum(), count_around.sum()) < _FEWEST:  # too thin for this octave and all above it
             result[k:] = result[k - 1] if k else 1
             break
-        want = (aim * _AIMS[k]) ** 2 * around[k, 0] / around[k, 1] * rougher
-        # The factor f for which the mean square of shape + f detail is `want`.
-        own, both, detail_own = hole[k, :3] / hole[k, 3]
-        root = both * both - detail_own * (own - want)
-        result[k] = (np.sqrt(root) - both) / max(detail_own, 1e-20) if root > 0 else 0
-    return np.clip(result, *_RANGE)
+        share = (aim * _AIMS[k]) ** 2 * rougher
+        want = _mean(there, count_around) * share
+        want_usual = _median(there, count_around) * share * _USUAL
+        low, high = _RANGE
+        for _ in range(10):  # the whole gets louder with the factor
+            middle = (low + high) / 2
+            energy = own + 2 * middle * both + middle**2 * more
+            if _mean(energy, count_hole) < want or _median(energy, count_hole) < want_usual:
+                low = middle
+            else:
+                high = middle
+        result[k] = (low + high) / 2
+    return result
+
+
+def _by_blocks(products: list[FloatArray], wanted: BoolArray, side: int) -> FloatArray:
+    """How many texels of each block are wanted, and their mean of each product: (1 + n, blocks) float32.
+
+    Args:
+        products: n times (3, h, w), summed over the first axis.
+        wanted: bool (h, w).
+        side: of a block, in texels; divides h and w.
+    """
+    count = shrink(wanted.astype(np.float32), side) if side > 1 else wanted.astype(np.float32)
+    some = count > 0
+    means = [shrink(p.sum(0) * wanted, side)[some] / count[some] for p in products]
+    return np.stack([count[some] * side**2, *means])
+
+
+def _mean(values: FloatArray, weights: FloatArray) -> float:
+    return float(np.average(values, weights=weights))
+
+
+def _median(values: FloatArray, weights: FloatArray) -> float:
+    """The weighted median."""
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(total, total[-1] / 2)]])
 
 
 class Matched:
