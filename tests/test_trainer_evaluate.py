@@ -94,7 +94,12 @@ def test_detail_tells_blurred_equal_and_too_rough() -> None:
     fine, coarse = noise(rng, SIZE, 24, 40), noise(rng, SIZE, 3, 6)
     both = slopes_to_normals(0.1 * (fine + coarse), 0 * fine)
     ratios = octave_ratios(slopes_to_normals(0.1 * coarse, 0 * fine), both, inside)
-    assert ratios[0] < 0.2 and ratios[3] > 0.9
+    assert ratios[0][0] < 0.2 and ratios[3][0] > 0.9
+    # A fill that has a lid and no skin beside it is smooth in the usual place alone.
+    lid = 3 * np.sin(1.5 * np.arange(SIZE)) * (np.abs(np.arange(SIZE) - SIZE / 2) < 4) + 0 * fine
+    both = slopes_to_normals(lid + 0.02 * fine, 0 * fine)
+    deviation, usual = octave_ratios(slopes_to_normals(lid, 0 * fine), both, inside)[0]
+    assert deviation > 0.9 and usual < 0.2
 
 
 def test_curl_is_zero_for_a_surface_and_known_for_a_twist() -> None:
