@@ -25,7 +25,7 @@ from trainer.loop import Trainer  # noqa: E402
 from trainer.ondevice import DeviceSet, continued, device_batches, first_guesses, roughness  # noqa: E402
 from trainer.optimizer import Optimizer  # noqa: E402
 from trainer.shards import Shard, encode  # noqa: E402
-from trainer.task import Batch, build_inputs  # noqa: E402
+from trainer.task import Batch, ShardSet, build_inputs  # noqa: E402
 
 CPU = torch.device("cpu")
 MASKS = {"blob": 1.0, "lines": 1.0, "strands": 1.0}
@@ -60,7 +60,8 @@ def test_the_network_sees_a_captures_noise_and_the_truth_has_none(data: Path) ->
     assert torch.equal(plain.truth, noisy.truth) and torch.equal(plain.hole, noisy.hole)
     known = plain.valid * (1 - plain.hole)
     assert torch.equal(plain.given, plain.truth * known)
-    for batch in (noisy, shards.batch(np.random.default_rng(1), 8, MASKS, noise=1.0)):
+    drawn = ShardSet(data / "train", 64, SHARES).batch(np.random.default_rng(1), 8, MASKS, noise=1.0)
+    for batch in (noisy, drawn):
         known = batch.valid * (1 - batch.hole)
         camera = batch.inputs[:, 7].flatten(1).any(dim=1)
         assert camera.any() and not camera.all()
