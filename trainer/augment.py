@@ -95,8 +95,9 @@ def with_noise(normals: Tensor, noise: Noise) -> Tensor:
     # The mean of nine has a third of their deviation.
     grain = torch.lerp(white, 3 * functional.avg_pool2d(white, 3, 1, 1), soft)
     surface = (normals * normals).sum(dim=1, keepdim=True) > 0.25
-    length = 1e-6 + torch.linalg.vector_norm(normals + strength * grain, dim=1, keepdim=True)
-    return torch.where(surface & (strength > 0), (normals + strength * grain) / length, normals)
+    noisy = normals + strength * grain
+    length = 1e-6 + torch.linalg.vector_norm(noisy, dim=1, keepdim=True)
+    return torch.where(surface & (strength > 0), noisy / length, normals)
 
 
 def turned(vectors: Tensor, moves: Moves) -> Tensor:

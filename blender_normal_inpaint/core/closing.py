@@ -7,6 +7,8 @@ What native texels add to that is carried over by level alone, at a cost that fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from . import harmonic, tension
@@ -64,13 +66,31 @@ def continued(
         float32 (n, c): the texels of the hole in reading order; zero where nothing known can reach.
     """
     planes, unknown, known = planes_around(values, unknown, known, MARGIN)
-    rough = np.float32(np.clip((roughness(planes, known, unknown) - SMOOTH) / (ROUGH - SMOOTH), 0, 1))
-    result: FloatArray = np.zeros(planes.shape, np.float32)
-    if rough < 1:
-        result += (1 - rough) * tension.extend(planes, known, unknown, reach, steps)
-    if rough > 0:
-        result += rough * harmonic.extend(planes, harmonic.border_of(unknown, known), unknown)
+    result = mixed(
+        roughness(planes, known, unknown),
+        (SMOOTH, ROUGH),
+        lambda: tension.extend(planes, known, unknown, reach, steps),
+        lambda: harmonic.extend(planes, harmonic.border_of(unknown, known), unknown),
+    )
     return np.ascontiguousarray(result[:, unknown].T)
+
+
+def mixed(
+    rough: float,
+    bounds: tuple[float, float],
+    smooth_way: Callable[[], FloatArray],
+    rough_way: Callable[[], FloatArray],
+) -> FloatArray:
+    """One continuation up to the first bound of roughness, another from the second on, between them both.
+
+    What would not count is not made.
+    """
+    share = np.float32(np.clip((rough - bounds[0]) / (bounds[1] - bounds[0]), 0, 1))
+    if share <= 0:
+        return smooth_way()
+    if share >= 1:
+        return rough_way()
+    return (1 - share) * smooth_way() + share * rough_way()
 
 
 def planes_around(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import harmonic, relief, tension
-from .closing import MARGIN, continued, planes_around, roughness
+from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
 from .normals import unit
 from .symmetry import mirror_image
@@ -111,16 +111,16 @@ def _continued(
     Returns:
         float32 (n, 3): the texels of the hole in reading order; zero where nothing known can reach.
     """
-    wide = planes_around(values, unknown, known, 9 * BLOCK)
-    length = slopes_lead(roughness(wide[0], wide[2], wide[1], BLOCK), reach)
-    planes, unknown, known = planes_around(values, unknown, known, MARGIN)
-    noisy = np.float32(np.clip((roughness(planes, known, unknown) - CLEAN) / (NOISE - CLEAN), 0, 1))
-    result: FloatArray = np.zeros(planes.shape, np.float32)
-    if noisy < 1:
-        result += (1 - noisy) * tension.extend(planes, known, unknown, length, steps)
-    if noisy > 0:
-        result += noisy * tension.extend_coarsely(planes, known, unknown, length, steps)
-    return np.ascontiguousarray(result[:, unknown].T)
+    planes, hole, around = planes_around(values, unknown, known, 9 * BLOCK)
+    length = slopes_lead(roughness(planes, around, hole, BLOCK), reach)
+    planes, hole, around = planes_around(values, unknown, known, MARGIN)
+    result = mixed(
+        roughness(planes, around, hole),
+        (CLEAN, NOISE),
+        lambda: tension.extend(planes, around, hole, length, steps),
+        lambda: tension.extend_coarsely(planes, around, hole, length, steps),
+    )
+    return np.ascontiguousarray(result[:, hole].T)
 
 
 def with_twin(

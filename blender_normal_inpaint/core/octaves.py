@@ -76,13 +76,14 @@ def factors(scene: Scene) -> FloatArray:
             result[k:] = result[k - 1] if k else 1
             break
         share = (aim * _AIMS[k]) ** 2 * rougher
-        want = _mean(there, count_around) * share
+        want = np.average(there, weights=count_around) * share
         want_usual = _median(there, count_around) * share * _USUAL
         low, high = _RANGE
         for _ in range(10):  # the whole gets louder with the factor
             middle = (low + high) / 2
             energy = own + 2 * middle * both + middle**2 * more
-            if _mean(energy, count_hole) < want or _median(energy, count_hole) < want_usual:
+            average = np.average(energy, weights=count_hole)
+            if average < want or _median(energy, count_hole) < want_usual:
                 low = middle
             else:
                 high = middle
@@ -98,14 +99,10 @@ def _by_blocks(products: list[FloatArray], wanted: BoolArray, side: int) -> Floa
         wanted: bool (h, w).
         side: of a block, in texels; divides h and w.
     """
-    count = shrink(wanted.astype(np.float32), side) if side > 1 else wanted.astype(np.float32)
+    count = shrink(wanted.astype(np.float32), side)
     some = count > 0
     means = [shrink(p.sum(0) * wanted, side)[some] / count[some] for p in products]
     return np.stack([count[some] * side**2, *means])
-
-
-def _mean(values: FloatArray, weights: FloatArray) -> float:
-    return float(np.average(values, weights=weights))
 
 
 def _median(values: FloatArray, weights: FloatArray) -> float:
