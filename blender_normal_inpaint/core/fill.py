@@ -14,8 +14,8 @@ from .closing import REACH, close_seam, close_smoothly
 from .detail import add_detail
 from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled, InpaintError
-from .guess import first_guess, with_twin
-from .modelcard import GUESS, INPUT_CHANNELS, SPACES, ModelCard
+from .guess import first_guess, with_head, with_twin
+from .modelcard import GUESS, INPUT_CHANNELS, SPACES
 from .normals import unit
 from .resample import area_table, block_sum, classify, enlarge, mean_directions, shrink, spread
 
@@ -121,17 +121,14 @@ def _mirrored(planes: FloatArray) -> FloatArray:
     return result
 
 
-def _network_side(hole: BoolArray, space: str, card: ModelCard) -> int:
-    """At how many texels across the network best sees a context with such holes, bool (h, w)."""
-    if space == "object":
-        return card.working_size
+def _thin(hole: BoolArray) -> bool:
+    """Whether all holes are thin, bool (h, w), see `_THIN`."""
     square = max(1, round(max(hole.shape) * _THIN))
-    if min(hole.shape) >= square:
-        table = area_table(hole)
-        strips = table[square:] - table[:-square]
-        if (strips[:, square:] - strips[:, :-square] == square * square).any():
-            return card.working_size
-    return int(_FINER * card.working_size) // card.size_multiple * card.size_multiple
+    if min(hole.shape) < square:
+        return True
+    table = area_table(hole)
+    strips = table[square:] - table[:-square]
+    return not (strips[:, square:] - strips[:, :-square] == square * square).any()
 
 
 class _Frame:
@@ -213,7 +210,10 @@ def _shape(
     remembered = _last.get(engine)
     if remembered is not None and remembered[0] == digest.digest():
         return remembered[1:]
-    largest = _network_side(hole, space, card)
+    thin = _thin(hole)
+    largest = card.working_size
+    if thin and space != "object":
+        largest = int(_FINER * largest) // card.size_multiple * card.size_multiple
     scale = min(1.0, largest / max(hole.shape))
     height = max(1, round(hole.shape[0] * scale))
     width = max(1, round(hole.shape[1] * scale))
@@ -250,6 +250,8 @@ def _shape(
         field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
         if symmetry and space == "camera":
             field = with_twin(field, normals, hole, valid, scale)
+        if space == "camera":
+            field = with_head(field, normals, hole, valid, scale)
         if seed is not None:
             field = add_detail(field, normals, hole, valid, space, 1 / scale, np.random.default_rng(seed))
     field = spread(field, valid)

@@ -1,0 +1,572 @@
+"""A head from a statistical model of heads, fitted to what is known of a map in camera space.
+
+What a network cannot know it blurs: an eye whose place is not told exactly comes back as a shadow of one. A
+head of a morphable model (V. Blanz and T. Vetter, "A Morphable Model for the Synthesis of 3D Faces", 1999)
+has eyes, lids, lips and ears wherever it is seen; and if its normals agree with the known ones, they mostly
+do with those that are hidden. Its place, turn, nearness and shape are found by iteratively reweighted
+Gauss-Newton steps on the normals alone. How well it fits tells whether to believe it.
+
+The trainer makes the model (`python -m trainer morphable`).
+"""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import BoolArray, FloatArray
+from .errors import InpaintError
+from .normals import unit
+from .pose import Pose, pose
+from .raster import IntArray, rasterize
+from .resample import block_sum
+
+#: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact.
+PLACING, SHAPING, FINISHING = 32, 64, 128
+
+#: What a texel of the hole, where the network has answered, counts beside a known one.
+TRUST = 0.1
+
+#: Turns up and down that are tried, in radians, and what they cost: most heads are held nearly upright. How
+#: much of a head the map is tried to show, in centimetres across.
+PITCHES, UPRIGHT = (-0.6, -0.35, -0.12, 0.12, 0.35, 0.6), 0.25
+WIDTHS = (8.0, 10.0, 12.5, 15.5, 19.0, 23.5, 29.0, 36.0, 45.0)
+
+#: What a known texel costs where the head is not, beside the squared distance of tips where it is; and in
+#: the mean over all texels, when whole fits are compared.
+BARE, UNCOVERED = 0.5, 0.02
+
+#: How many places are tried for each family; steps for place and turn alone; how many modes the next steps
+#: may move; most steps with all of them, and by which share the misfit must fall for another; steps on the
+#: finest grid.
+STARTS, RIGID, FIRST, MOST, GAIN, LAST = 6, 2, (20, 40, 80), 10, 0.03, 3
+
+#: A family whose head fits so well after the first steps needs no comparison: seen are 0.001 to 0.012 for the
+#: right one, from 0.0035 on for another.
+CLEAR = 0.003
+
+#: Texels farther off than `NARROW` (tips), or than so many times the root mean square, count less and less.
+NARROW, WIDE = 0.25, 2.0
+
+#: Degree of the polynomial that stands for a smooth field; squared distance of tips beyond which it does not
+#: matter how far off it is.
+SMOOTH, FAR = 3, 0.25
+
+#: Texels are no independent witnesses: all of them count as so many, each off by as much as they are off in
+#: the mean, squared, times `NOISE`, but no less than `EXACT`.
+WITNESSES, NOISE, EXACT = 400.0, 0.7, 2e-4
+
+#: Texels that are looked at in one step, about. Fewer known ones that show the head are no evidence.
+ENOUGH, FEWEST = 1500, 150
+
+#: Nearness of an average camera, its reciprocal distance in centimetres; it varies by as much again.
+NEARNESS, NEAREST = 0.01, 0.03
+
+#: No mode is moved by more than so many standard deviations.
+MOST_UNUSUAL = 3.5
+
+
+@dataclass(frozen=True)
+class Family:
+    """Heads of one source: a mean and the modes in which they differ.
+
+    Attributes:
+        mean: float32 (n, 3), x to the head's left, y up, z out of the face, in centimetres.
+        modes: float32 (n, k, 3), displacements for one standard deviation; their weights are independent.
+        triangles: int32 (m, 3), vertex indices, counter-clockwise seen from outside.
+    """
+
+    mean: FloatArray
+    modes: FloatArray
+    triangles: IntArray
+
+    @functools.cached_property
+    def _corners(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The triangles' corners ordered by vertex, and where each vertex begins among them."""
+        corners = self.triangles.reshape(-1)
+        order = np.argsort(corners, kind="stable")
+        return order, np.searchsorted(corners[order], np.arange(len(self.mean)))
+
+    def shape(self, weights: NDArray[np.float64]) -> FloatArray:
+        """The vertices (n, 3) for weights (j,) of the first modes."""
+        moved = self.modes[:, : weights.size].transpose(0, 2, 1) @ weights.astype(np.float32)
+        result: FloatArray = self.mean + moved
+        return result
+
+    @functools.cached_property
+    def mean_normals(self) -> FloatArray:
+        """Those of the mean, see `normals`."""
+        return self.normals(self.mean)
+
+    def normals(self, vertices: FloatArray) -> FloatArray:
+        """Smooth unit normals of vertices: the mean of the triangles around them, by area."""
+        order, starts = self._corners
+        a, b, c = (vertices[self.triangles[:, i]] for i in range(3))
+        faces = np.repeat(_cross(b - a, c - a), 3, axis=0)
+        return unit(np.add.reduceat(faces[order], starts, axis=0))
+
+
+@dataclass(frozen=True)
+class View:
+    """How a head is seen.
+
+    Attributes:
+        rotation: float (3, 3), from the head's frame to the camera's.
+        scale: texels for a centimetre.
+        row: where the head's origin lies.
+        column: likewise.
+        nearness: reciprocal distance of the camera from the head's origin, in centimetres; 0 is far away.
+        weights: float (k,), of the modes.
+    """
+
+    rotation: NDArray[np.float64]
+    scale: float
+    row: float
+    column: float
+    nearness: float
+    weights: NDArray[np.float64]
+
+    def seen(self, points: FloatArray) -> FloatArray:
+        """Points (n, 3) of the head's frame in the camera's, in centimetres from the head's origin."""
+        result: FloatArray = points @ self.rotation.T.astype(np.float32)
+        return result
+
+    def enlargement(self, seen: FloatArray) -> FloatArray:
+        """(n,) by how much a point is larger than at the head's origin."""
+        result: FloatArray = 1 / np.maximum(1 - np.float32(self.nearness) * seen[:, 2], np.float32(0.2))
+        return result
+
+    def places(self, seen: FloatArray) -> FloatArray:
+        """Columns and rows (n, 2) of points that `seen` gives."""
+        flat = seen[:, :2] * (np.float32(self.scale) * self.enlargement(seen))[:, None]
+        result: FloatArray = flat * np.array([1, -1], np.float32) + np.array(
+            [self.column, self.row], np.float32
+        )
+        return result
+
+    def on_grid(self, share: float) -> View:
+        """The same on a grid with so many texels for one, whose blocks begin at the same corner."""
+        row, column = (self.row + 0.5) * share - 0.5, (self.column + 0.5) * share - 0.5
+        return replace(self, scale=self.scale * share, row=row, column=column)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that was fitted to a map.
+
+    Attributes:
+        family: that it is one of.
+        view: on the map.
+        doubt: of what a smooth field cannot explain of the known normals, the share that it cannot, either.
+    """
+
+    family: Family
+    view: View
+    doubt: float
+
+    def normals(self, rows: slice, columns: slice) -> FloatArray:
+        """What a part of the map shows of it: float32 (h, w, 3), unit, zero where it is not."""
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        view = replace(self.view, row=self.view.row - rows.start, column=self.view.column - columns.start)
+        result = np.zeros((shape[0] * shape[1], 3), np.float32)
+        picture = _Picture(self.family, view, shape)
+        result[picture.texels] = picture.normals
+        return result.reshape(*shape, 3)
+
+
+class _Picture:
+    """What a view shows of a head.
+
+    Attributes:
+        texels: (p,) those that show the head, in reading order.
+        triangles: (p,) which of them they show; `weights` (p, 3) of its corners.
+        normals: float32 (p, 3), unit, in the camera's frame.
+        vertices: float32 (n, 3), of the head, in its own frame.
+        seen: float32 (n, 3), in the camera's.
+    """
+
+    def __init__(self, family: Family, view: View, shape: tuple[int, int]) -> None:
+        plain = not view.weights.size
+        self.vertices = family.mean if plain else family.shape(view.weights)
+        self.seen = view.seen(self.vertices)
+        self.texels, self.triangles, self.weights = rasterize(
+            view.places(self.seen), self.seen[:, 2], family.triangles, shape
+        )
+        normals = family.mean_normals if plain else family.normals(self.vertices)
+        corners = normals[family.triangles[self.triangles]]
+        self.normals = unit(view.seen(np.einsum("pk,pkx->px", self.weights, corners)))
+
+
+class _Grid:
+    """A map's means over blocks.
+
+    Attributes:
+        block: texels of the map for one of the grid, along an axis.
+        normals: float32 (h, w, 3), unit on the surface.
+        weights: float32 (h, w), how much each counts.
+        known: bool (h, w); `near`, those as far from the hole as it is large.
+    """
+
+    def __init__(self, field: FloatArray, known: BoolArray, valid: BoolArray, side: int) -> None:
+        self.block = -(-max(valid.shape) // side)
+        area = np.float32(self.block**2)
+        self.normals = unit(block_sum(field * valid[..., None], self.block))
+        surface = block_sum(valid, self.block) > 0.5 * area
+        self.known: BoolArray = (block_sum(known, self.block) > 0.9 * area) & surface
+        self.weights: FloatArray = np.where(self.known, np.float32(1), np.float32(TRUST)) * surface
+        self.shape: tuple[int, int] = surface.shape
+        near = self.known
+        y, x = np.nonzero(surface & ~self.known)
+        if y.size:
+            far = (int(max(np.ptp(y), np.ptp(x))) + 1) // 2
+            box = (
+                slice(max(0, int(y.min()) - far), int(y.max()) + far + 1),
+                slice(max(0, int(x.min()) - far), int(x.max()) + far + 1),
+            )
+            near = np.zeros_like(near)
+            near[box] = self.known[box]
+        self.near = near
+
+
+def default_path() -> Path:
+    """The model that the package holds."""
+    return Path(__file__).resolve().parent.parent / "models" / "head_shapes.npz"
+
+
+@functools.lru_cache(maxsize=1)
+def families(path: Path) -> tuple[Family, ...]:
+    """The families of heads in a file.
+
+    Raises:
+        InpaintError: `weights_missing` or `weights_damaged`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            result = []
+            for number in range(len(data["names"])):
+                modes = data[f"modes{number}"].astype(np.float32) * data[f"scale{number}"][:, None, None]
+                mean, triangles = data[f"mean{number}"], data[f"triangles{number}"].astype(np.int32)
+                if mean.shape != modes.shape[1:] or triangles.max() >= len(mean):
+                    raise ValueError(f"{mean.shape} and {modes.shape}")
+                result.append(Family(mean, np.ascontiguousarray(modes.transpose(1, 0, 2)), triangles))
+            return tuple(result)
+    except FileNotFoundError as error:
+        raise InpaintError(
+            "weights_missing", f"The weights file {path.name} is missing.", detail=str(path)
+        ) from error
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InpaintError(
+            "weights_damaged", f"The weights file {path.name} cannot be read.", detail=f"{path}: {error}"
+        ) from error
+
+
+def fitted(field: FloatArray, known: BoolArray, valid: BoolArray) -> Head | None:
+    """Fit a head to a map.
+
+    Args:
+        field: float32 (h, w, 3), the repaired map, unit on the surface, in camera space.
+        known: bool (h, w).
+        valid: bool (h, w), where there is a surface.
+
+    Returns:
+        The head of the family that fits best, or None where nothing fits at all.
+
+    Raises:
+        InpaintError: `weights_missing` or `weights_damaged`.
+    """
+    looks = pose(field, known, valid)
+    place, grid, last = (_Grid(field, known, valid, side) for side in (PLACING, SHAPING, FINISHING))
+    best: tuple[float, Family, View] | None = None
+    for family in families(default_path()):
+        starts = [view.on_grid(place.block / grid.block) for view in _placed(family, place, looks)]
+        tries = [_stepped(family, view, grid, (0,) * RIGID) for view in starts]
+        found = [(_misfit(family, view, grid, grid.known), view) for view in tries if view is not None]
+        if not found:
+            continue
+        view = _stepped(family, min(found, key=lambda one: one[0])[1], grid, FIRST)
+        if view is None:
+            continue
+        cost = _misfit(family, view, grid, grid.known)
+        if best is None or cost < best[0]:
+            best = cost, family, view
+        if cost < CLEAR:
+            break
+    if best is None:
+        return None
+    _, family, view = best
+    count, before = family.modes.shape[1], np.inf
+    for number in range(MOST):
+        step = _step(family, view, grid, count)
+        if step is None:
+            return None
+        view, misfit = step
+        if number > 1 and misfit > before * (1 - GAIN):
+            break
+        before = misfit
+    finished = _stepped(family, view.on_grid(grid.block / last.block), last, (count,) * LAST)
+    if finished is None:
+        return None
+    return Head(family, finished.on_grid(last.block), _doubt(family, finished, last))
+
+
+def _placed(family: Family, grid: _Grid, looks: Pose) -> list[View]:
+    """Where the mean head may lie: turned as it looks, its normals most like the map's."""
+    height, width = grid.shape
+    side = max(height, width)
+    padded = 2 * side
+    layers = np.concatenate([grid.normals * grid.weights[..., None], grid.weights[..., None]], axis=-1)
+    spectra = np.fft.rfft2(np.moveaxis(layers, -1, 0), (padded, padded))
+    across = looks.across
+    roll = float(np.arctan2(across[1], across[0]))
+    yaw = float(np.arctan2(across[2], np.hypot(across[0], across[1])))
+    normals, total = family.mean_normals, float(grid.weights.sum())
+    middle = (side - 1) / 2
+    trials: list[tuple[float, View]] = []
+    for pitch in PITCHES:
+        turn = _turn(2, roll) @ _turn(1, -yaw) @ _turn(0, pitch)
+        turned = normals @ turn.T.astype(np.float32)
+        front = turned[:, 2] > 0.1
+        for across_map in WIDTHS:
+            view = View(turn, side / across_map, middle, middle, NEARNESS, np.zeros(0))
+            cells = np.rint(view.places(view.seen(family.mean[front]))).astype(np.intp)
+            inside = ((cells >= 0) & (cells < side)).all(axis=1)
+            cell = cells[inside, 1] * side + cells[inside, 0]
+            sums = np.stack([np.bincount(cell, axis[inside], side * side) for axis in turned[front].T])
+            length = np.sqrt(np.einsum("ij,ij->j", sums, sums))
+            sums = np.concatenate([sums / np.maximum(length, 1e-9), (length > 0)[None]])
+            product = spectra * np.conj(np.fft.rfft2(sums.reshape(4, side, side), (padded, padded)))
+            alike = np.fft.irfft2(product[:3].sum(axis=0), (padded, padded))
+            covered = np.fft.irfft2(product[3], (padded, padded))
+            cost = 2 * (covered - alike) + BARE * (total - covered)
+            at = np.unravel_index(int(np.argmin(cost)), cost.shape)
+            down, right = (int(move) - padded * (move >= side) for move in at)
+            least = float(cost[at]) + 0.004 * total * (pitch / UPRIGHT) ** 2
+            trials.append((least, replace(view, row=middle + down, column=middle + right)))
+    trials.sort(key=lambda trial: trial[0])
+    result: list[View] = []
+    for _, view in trials:
+        apart = (
+            abs(np.log(view.scale / other.scale)) > 0.1 or np.abs(view.rotation - other.rotation).max() > 0.1
+            for other in result
+        )
+        if len(result) < STARTS and all(apart):
+            result.append(view)
+    return result
+
+
+def _turn(axis: int, angle: float) -> NDArray[np.float64]:
+    """Rotation (3, 3) about an axis, counter-clockwise for who looks against it."""
+    result = np.eye(3)
+    j, k = (axis + 1) % 3, (axis + 2) % 3
+    result[[j, k], [j, k]] = np.cos(angle)
+    result[k, j] = np.sin(angle)
+    result[j, k] = -np.sin(angle)
+    return result
+
+
+def _stepped(family: Family, view: View, grid: _Grid, counts: Sequence[int]) -> View | None:
+    """A view after some steps with so many modes each; None if too little of the head is seen."""
+    for count in counts:
+        step = _step(family, view, grid, min(count, family.modes.shape[1]))
+        if step is None:
+            return None
+        view = step[0]
+    return view
+
+
+def _doubt(family: Family, view: View, grid: _Grid) -> float:
+    """See `Head.doubt`. Any smooth surface is like a forehead: that does not make it one."""
+    y, x = np.nonzero(grid.known)
+    down, right = (2 * (axis - axis.mean()) / max(1, np.ptp(axis)) for axis in (y, x))
+    powers = [right**i * down**j for i in range(SMOOTH + 1) for j in range(SMOOTH + 1 - i)]
+    terms = np.stack(powers, axis=1).astype(np.float32)
+    normals = grid.normals[y, x]
+    smooth = unit(terms @ np.linalg.lstsq(terms, normals, rcond=None)[0])
+    left = float(np.minimum(np.square(smooth - normals).sum(axis=1), FAR).mean())
+    return _misfit(family, view, grid, grid.near) / max(left, 1e-6)
+
+
+def _misfit(family: Family, view: View, grid: _Grid, expected: BoolArray) -> float:
+    """How badly a view fits.
+
+    Args:
+        family: of the head.
+        view: of it.
+        grid: of the map.
+        expected: bool (h, w), the texels that it should cover.
+
+    Returns:
+        Mean squared distance of its normals' tips from the known ones', of texels that are not too far off,
+        neighbours averaged; and `UNCOVERED` times the share of expected texels that do not show it.
+    """
+    picture = _Picture(family, view, grid.shape)
+    texels = picture.texels[grid.known.reshape(-1)[picture.texels]]
+    if not texels.size:
+        return np.inf
+    apart = np.zeros((*grid.shape, 4), np.float32)
+    flat = apart.reshape(-1, 4)
+    flat[picture.texels, :3] = grid.normals.reshape(-1, 3)[picture.texels] - picture.normals
+    flat[texels, 3] = 1
+    apart *= apart[..., 3:]
+    # Pores and noise are no misfit: the mean of neighbours has less of them.
+    sums = block_sum(apart, 2)
+    count = sums[..., 3]
+    squares = np.square(sums[..., :3] / np.maximum(count, 1)[..., None]).sum(axis=-1)[count > 1]
+    weights = _counts(squares, NARROW) * count[count > 1]
+    misfit = float(np.dot(weights, squares) / max(float(weights.sum()), 1e-6))
+    bare = int(np.count_nonzero(expected)) - int(np.count_nonzero(expected.reshape(-1)[texels]))
+    return misfit + UNCOVERED * bare / max(1, int(np.count_nonzero(expected)))
+
+
+def _counts(squares: FloatArray, width: float) -> FloatArray:
+    """How much a texel counts whose tips are so far apart, squared (S. Geman and D. McClure, 1987)."""
+    result: FloatArray = 1 / np.square(1 + squares / np.float32(width * width))
+    return result
+
+
+def _slopes(picture: _Picture, shape: tuple[int, int]) -> FloatArray:
+    """How a picture's normals change for one column and one row: float32 (p, 2, 3), zero at its edges."""
+    field = np.zeros((shape[0] * shape[1], 4), np.float32)
+    field[picture.texels, :3] = picture.normals
+    field[picture.texels, 3] = 1
+    planes = field.reshape(*shape, 4)
+    slopes = np.zeros((*shape, 2, 3), np.float32)
+    right, left, down, up = planes[:, 2:], planes[:, :-2], planes[2:], planes[:-2]
+    slopes[:, 1:-1, 0] = (right - left)[..., :3] * (0.5 * right[..., 3:] * left[..., 3:])
+    slopes[1:-1, :, 1] = (down - up)[..., :3] * (0.5 * down[..., 3:] * up[..., 3:])
+    # Where depth jumps there is no slope.
+    slopes *= np.abs(slopes).sum(axis=(2, 3), keepdims=True) < 1.2
+    result: FloatArray = slopes.reshape(-1, 2, 3)[picture.texels]
+    return result
+
+
+def _step(family: Family, view: View, grid: _Grid, count: int) -> tuple[View, float] | None:
+    """One Gauss-Newton step of a view and its first modes, each of them standard normal beforehand.
+
+    Returns:
+        The view after it, and the misfit before it, the hole's texels among it; None where too little of the
+        head is seen.
+    """
+    picture = _Picture(family, view, grid.shape)
+    trust = grid.weights.reshape(-1)[picture.texels]
+    if np.count_nonzero(grid.known.reshape(-1)[picture.texels]) < FEWEST:
+        return None
+    apart = grid.normals.reshape(-1, 3)[picture.texels] - picture.normals
+    squares = np.einsum("px,px->p", apart, apart)
+    mean = float(np.dot(trust, np.minimum(squares, 1)) / max(float(trust.sum()), 1e-6))
+    weights = trust * _counts(squares, min(2.0, max(NARROW, WIDE * mean**0.5)))
+    misfit = float(np.dot(weights, squares) / max(float(weights.sum()), 1e-6))
+    used = np.flatnonzero(weights > 1e-3)
+    used = used[:: max(1, -(-used.size // ENOUGH))]
+    if used.size < FEWEST:
+        return None
+    change = _changes(family, view, picture, _slopes(picture, grid.shape)[used], used, count)
+    change = change.reshape(3 * used.size, -1)
+    # In units of the texels' own uncertainty.
+    spread = NOISE * max(misfit, EXACT) * used.size / WITNESSES
+    weight = np.repeat(weights[used], 3) / np.float32(spread)
+    weighted = change * weight[:, None]
+    curvature = (weighted.T @ change).astype(np.float64)
+    slope = (weighted.T @ apart[used].reshape(-1)).astype(np.float64)
+    now, prior = np.zeros(7 + count), np.ones(7 + count)
+    known = min(count, view.weights.size)
+    now[7 : 7 + known] = view.weights[:known]
+    now[6] = view.nearness / NEARNESS - 1
+    prior[:7] = 0.01, 0.01, 0.01, 1e-4, 1e-4, 1, 0.5
+    damping = prior + 1e-3 * np.diag(curvature)
+    try:
+        step = np.linalg.solve(curvature + np.diag(damping), slope - prior * now)
+    except np.linalg.LinAlgError:
+        return None
+    step[:6] *= min(1.0, 0.2 / max(float(np.abs(step[:3]).max()), 1e-9))
+    angle = float(np.linalg.norm(step[:3]))
+    axis = step[:3] / max(angle, 1e-9)
+    skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn = np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * (skew @ skew)
+    moved = View(
+        turn @ view.rotation,
+        view.scale * float(np.exp(np.clip(step[5], -0.2, 0.2))),
+        view.row + float(np.clip(step[4], -4, 4)),
+        view.column + float(np.clip(step[3], -4, 4)),
+        float(np.clip(view.nearness + NEARNESS * step[6], 0, NEAREST)),
+        np.clip(now[7:] + step[7:], -MOST_UNUSUAL, MOST_UNUSUAL),
+    )
+    return moved, misfit
+
+
+def _changes(
+    family: Family, view: View, picture: _Picture, slopes: FloatArray, used: NDArray[np.intp], count: int
+) -> FloatArray:
+    """How the normals at texels change with a view and its modes: float32 (p, 3, 7 + count).
+
+    A normal at a texel changes as its surface turns, and as what is seen there moves on. Turns about the
+    camera's axes, column, row, logarithm of the scale, nearness (in units of `NEARNESS`), and modes.
+
+    Args:
+        family: of the head.
+        view: of it.
+        picture: of that.
+        slopes: float32 (p, 2, 3), how normals change along columns and rows.
+        used: (p,) which of the picture's texels.
+        count: of the modes.
+    """
+    corners = family.triangles[picture.triangles[used]]
+    weights, normals = picture.weights[used], picture.normals[used]
+    here = np.einsum("pk,pkx->px", weights, picture.seen[corners])
+    nearness, enlargement = np.float32(view.nearness), view.enlargement(here)
+    flat = np.float32(view.scale) * enlargement
+    deep = flat * enlargement
+    result = np.empty((used.size, 3, 7 + count), np.float32)
+
+    def carried(columns: FloatArray, rows: FloatArray) -> FloatArray:
+        """What is seen moves by so many columns and rows: the normals' change."""
+        return -(slopes[:, 0] * columns[:, None] + slopes[:, 1] * rows[:, None])
+
+    def moved(by: FloatArray) -> FloatArray:
+        """What is seen moves in space: the normals' change."""
+        drawn = deep * nearness * by[:, 2]
+        return carried(flat * by[:, 0] + drawn * here[:, 0], -(flat * by[:, 1] + drawn * here[:, 1]))
+
+    for axis, about in enumerate(np.eye(3, dtype=np.float32)):
+        result[..., axis] = _cross(about, normals) + moved(_cross(about, here))
+    result[..., 3:5] = -np.moveaxis(slopes, 1, 2)
+    result[..., 5] = moved(here * np.array([1, 1, 0], np.float32))
+    nearer = deep * here[:, 2] * np.float32(NEARNESS)
+    result[..., 6] = carried(nearer * here[:, 0], -nearer * here[:, 1])
+    if count:
+        a, b, c = (family.modes[corners[:, i], :count] for i in range(3))
+        turn = view.rotation.T.astype(np.float32)
+        by = weights[:, 0, None, None] * a
+        by += weights[:, 1, None, None] * b
+        by += weights[:, 2, None, None] * c
+        by = by @ turn
+        first, second, third = (picture.vertices[corners[:, i]][:, None] for i in range(3))
+        along, across = second - first, third - first
+        area = np.linalg.norm(_cross(along, across), axis=-1, keepdims=True)
+        b -= a
+        c -= a
+        bent = (_cross(b, across) + _cross(along, c)) / np.maximum(area, 1e-9)
+        bent = bent @ turn
+        bent -= np.einsum("pkx,px->pk", bent, normals)[..., None] * normals[:, None]
+        drawn = by[..., 2] * (deep * nearness)[:, None]
+        columns = flat[:, None] * by[..., 0] + drawn * here[:, :1]
+        rows = -(flat[:, None] * by[..., 1] + drawn * here[:, 1:2])
+        bent -= slopes[:, :1] * columns[..., None]
+        bent -= slopes[:, 1:] * rows[..., None]
+        result[..., 7:] = np.moveaxis(bent, 1, 2)
+    return result
+
+
+def _cross(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Cross products along the last axis; faster than NumPy's."""
+    result = np.empty(np.broadcast_shapes(first.shape, second.shape), np.float32)
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        result[..., i] = first[..., j] * second[..., k] - first[..., k] * second[..., j]
+    return result

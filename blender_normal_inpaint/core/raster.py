@@ -1,0 +1,78 @@
+"""Seeing a mesh: which triangle lies nearest at each texel of a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import FloatArray
+
+IntArray = NDArray[np.int32]
+
+#: How far outside of a triangle, in its weights, a texel's middle still counts as inside: none is missed
+#: between two triangles.
+_EDGE = 1e-4
+
+
+def rasterize(
+    places: FloatArray, depth: FloatArray, triangles: IntArray, shape: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
+    """Find the nearest triangle that faces the camera at the middle of each texel: a z-buffer.
+
+    The weights of a triangle's corners are planes over the picture (J. Pineda, "A Parallel Algorithm for
+    Polygon Rasterization", 1988). How perspective foreshortens within a triangle is left out.
+
+    Args:
+        places: float32 (n, 2), column and row of each vertex; the middle of the first texel is at (0, 0).
+        depth: float32 (n,), towards the camera.
+        triangles: int32 (m, 3), vertex indices, counter-clockwise for who looks at their front.
+        shape: rows and columns of the picture.
+
+    Returns:
+        Of the texels that show anything, in reading order: their numbers (k,), the triangles they show (k,),
+        and float32 (k, 3), the weights of its corners.
+    """
+    rows, columns = shape
+    # Axes of a few values are slow to reduce: each corner has arrays of its own.
+    x, y = ([np.ascontiguousarray(axis[triangles[:, i]]) for i in range(3)] for axis in places.T)
+    # Rows run downwards, so that what faces the camera runs clockwise.
+    area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
+    there = np.flatnonzero(area < -1e-9)
+    x, y, area = [axis[there] for axis in x], [axis[there] for axis in y], area[there]
+    left, width = _extent(x, columns)
+    top, height = _extent(y, rows)
+    count = width * height
+    struck = np.flatnonzero(count)
+    there, area, count = there[struck], area[struck], count[struck]
+    left, top, width = left[struck], top[struck], width[struck]
+    # From the first texel of the rectangle around each triangle, where numbers are small.
+    x, y = [axis[struck] - left for axis in x], [axis[struck] - top for axis in y]
+    number = np.repeat(np.arange(there.size), count)
+    place = np.arange(number.size) - np.repeat(np.cumsum(count) - count, count)
+    row = place // width[number]
+    column = place - row * width[number]
+    weights = np.empty((number.size, 3), np.float32)
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        planes = y[j] - y[k], x[k] - x[j], x[j] * y[k] - x[k] * y[j]
+        a, b, c = ((plane / area)[number] for plane in planes)
+        weights[:, i] = a * column + b * row + c
+    inside = np.flatnonzero((weights[:, 0] > -_EDGE) & (weights[:, 1] > -_EDGE) & (weights[:, 2] > -_EDGE))
+    number, weights = number[inside], weights[inside]
+    texel = (top[number] + row[inside]) * columns + left[number] + column[inside]
+    # What is assigned last stays: the nearest.
+    order = np.argsort(np.einsum("kc,kc->k", weights, depth[triangles[there[number]]]), kind="stable")
+    nearest = np.full(rows * columns, -1, np.intp)
+    nearest[texel[order]] = order
+    seen = np.flatnonzero(nearest >= 0)
+    nearest = nearest[seen]
+    return seen, there[number[nearest]], weights[nearest]
+
+
+def _extent(axis: list[FloatArray], length: int) -> tuple[IntArray, IntArray]:
+    """The first texel between a triangle's corners along an axis, and how many there are."""
+    least = np.minimum(np.minimum(axis[0], axis[1]), axis[2])
+    most = np.maximum(np.maximum(axis[0], axis[1]), axis[2])
+    first = np.clip(np.ceil(least), 0, length).astype(np.int32)
+    last = np.clip(np.floor(most), -1, length - 1).astype(np.int32)
+    return first, np.maximum(last - first + 1, 0)

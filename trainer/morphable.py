@@ -1,0 +1,240 @@
+"""The morphable model of heads (`core.morphable`): made from random heads of the sources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blender_normal_inpaint.core.modelcard import sha256_of
+
+from . import checkpoint
+from .files import replacing
+from .prepare import HeadModel, person_rng
+from .sources.ict import Head
+from .sources.raster import F32, I32, Bool, Camera, rasterize, vertex_normals
+
+#: Positions in centimetres count so much beside normals when modes are found.
+POSITIONS = 0.05
+
+#: Views from which a triangle must be seen to be kept, of how many; the limits of their turn and nod, and how
+#: wide they are, in centimetres, and fine.
+SEEN, VIEWS, TURN, NOD, FRAME, TEXELS = 2, 40, 1.2, 0.6, 40.0, 480
+
+#: Widths of the bumps that change a head freely, in centimetres, and how many there are of the narrowest.
+BUMPS, COUNT = (1.0, 2.0, 4.0), 60
+
+#: Share of them that its other side has, too.
+BOTH = 0.75
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the model is made.
+
+    Attributes:
+        people: random heads of each source.
+        modes: of each family.
+        free: how strongly each head is changed by bumps of no anatomy, in centimetres: what the sources'
+            heads have in common is not all that heads can have.
+        seed: of everything drawn.
+    """
+
+    people: int = 2400
+    modes: int = 140
+    free: float = 0.05
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Family:
+    """What `core.morphable.Family` is made of.
+
+    Attributes:
+        mean: (n, 3), in centimetres.
+        modes: int8 (k, n, 3), in units of `scale`.
+        scale: (k,), in centimetres.
+        triangles: (m, 3) vertex indices.
+    """
+
+    mean: F32
+    modes: NDArray[np.int8]
+    scale: F32
+    triangles: I32
+
+
+def changed(head: Head, rng: np.random.Generator, strength: float) -> F32:
+    """A head's vertices (n, 3) in centimetres, moved by smooth bumps, most of them on both sides.
+
+    That is a sample of a Gaussian process with a kernel of several scales (M. Lüthi, T. Gerig, C. Jud and
+    T. Vetter, "Gaussian Process Morphable Models", 2018).
+
+    Args:
+        head: the surface.
+        rng: decides.
+        strength: of a single bump 2 cm wide, in centimetres; 0 changes nothing.
+    """
+    vertices = (head.vertices / head.unit).astype(np.float32)
+    if strength <= 0:
+        return vertices
+    moved = np.zeros_like(vertices)
+    front = np.flatnonzero(head.normals[:, 2] > -0.2)
+    middle = (vertices[:, 0].min() + vertices[:, 0].max()) / 2
+    mirror = np.array([-1, 1, 1], np.float32)
+    for width in BUMPS:
+        count = int(COUNT / width**1.5) + 1
+        centres = vertices[rng.choice(front, count)]
+        moves = rng.normal(0, strength * (width / 2) ** 0.5, (count, 3)).astype(np.float32)
+        both = rng.random(count) < BOTH
+        twins = (centres[both] - [middle, 0, 0]) * mirror + [middle, 0, 0]
+        centres = np.concatenate([centres, twins]).astype(np.float32)
+        moves = np.concatenate([moves, moves[both] * mirror])
+        square = np.square(vertices).sum(axis=1)[:, None] + np.square(centres).sum(axis=1)
+        square -= 2 * vertices @ centres.T
+        moved += np.exp(-square / (2 * width * width)) @ moves
+    return vertices + moved
+
+
+def drawn(model: HeadModel, source: str, settings: Settings) -> Iterator[tuple[Head, F32]]:
+    """Random heads that no test has seen, and their vertices in centimetres, changed freely."""
+    for person in range(settings.people):
+        rng = person_rng(source, "train", person, settings.seed)
+        head = model.head(rng)
+        yield head, changed(head, rng, settings.free)
+
+
+def aligned(shapes: F32, weights: F32) -> F32:
+    """Move, turn and scale shapes to their mean: J. C. Gower, "Generalized Procrustes Analysis", 1975.
+
+    Args:
+        shapes: (p, n, 3), in centimetres.
+        weights: (n,), how much each vertex counts.
+
+    Returns:
+        (p, n, 3), their weighted mean at the origin; the mean shape has the size that it had.
+    """
+    weights = (weights / weights.sum())[:, None]
+    shapes = shapes - (weights * shapes).sum(axis=1, keepdims=True)
+    mean = shapes.mean(axis=0)
+    size = float((weights * mean**2).sum())
+    for _ in range(3):
+        for number, shape in enumerate(shapes):
+            left, values, right = np.linalg.svd((shape * weights).T @ mean)
+            signs = np.array([1, 1, np.sign(np.linalg.det(left @ right))], np.float32)
+            scale = float((values * signs).sum()) / float((weights * shape**2).sum())
+            shapes[number] = scale * shape @ (left * signs @ right)
+        mean = shapes.mean(axis=0)
+        shapes *= np.float32((size / float((weights * mean**2).sum())) ** 0.5)
+        mean = shapes.mean(axis=0)
+    return shapes
+
+
+def importance(mean: F32, triangles: I32) -> F32:
+    """How much each vertex (n,) of a mean head counts: the face does, neck and back of the head do not."""
+    low, high = mean[:, 1].min(), mean[:, 1].max()
+    weights = np.maximum(vertex_normals(mean, triangles)[:, 2] + 0.3, 0)
+    result: F32 = (weights * (mean[:, 1] > low + 0.25 * (high - low))).astype(np.float32)
+    return result
+
+
+def visible(shapes: F32, triangles: I32, rng: np.random.Generator) -> Bool:
+    """Which triangles (m,) are seen from the front and the sides, of some shapes (p, n, 3) in centimetres."""
+    counts = np.zeros(len(triangles), np.int64)
+    index = torch.from_numpy(triangles).long()
+    for number in range(VIEWS):
+        shape = shapes[number % len(shapes)]
+        camera = Camera((0, 0, 0), FRAME, rng.uniform(-TURN, TURN), rng.uniform(-NOD, NOD))
+        turned = shape @ camera.rotation().T
+        places = turned[:, :2] * [TEXELS / FRAME, -TEXELS / FRAME] + TEXELS / 2
+        depth = torch.from_numpy((1000 - turned[:, 2]).astype(np.float32))
+        struck, _ = rasterize(torch.from_numpy(places.astype(np.float32)), depth, index, TEXELS)
+        there = np.unique(struck[struck >= 0].numpy())
+        normals = vertex_normals(turned.astype(np.float32), triangles)
+        counts[there[normals[triangles[there]].sum(axis=1)[:, 2] > 0]] += 1
+    return counts >= SEEN
+
+
+def family(model: HeadModel, source: str, settings: Settings) -> Family:
+    """Find the mean and the modes of a source's heads: principal components of their normals and positions.
+
+    Raises:
+        ValueError: there are fewer people than modes.
+    """
+    if settings.people <= settings.modes:
+        raise ValueError(f"{settings.modes} modes need more than {settings.people} people")
+    heads = list(drawn(model, source, settings))
+    triangles = heads[0][0].triangles
+    shapes = np.stack([vertices for _, vertices in heads])
+    weights = importance(shapes.mean(axis=0), triangles)
+    shapes = aligned(shapes, weights)
+    triangles = triangles[visible(shapes, triangles, np.random.default_rng(settings.seed))]
+    used, corners = np.unique(triangles, return_inverse=True)
+    triangles = corners.reshape(triangles.shape).astype(np.int32)
+    shapes, weights = np.ascontiguousarray(shapes[:, used]), weights[used]
+    mean = shapes.mean(axis=0)
+    apart = (shapes - mean).reshape(len(shapes), -1)
+    normals = np.stack([vertex_normals(shape, triangles) for shape in shapes])
+    normals -= normals.mean(axis=0)
+    normals *= np.sqrt(weights / weights.sum())[:, None].astype(np.float32)
+    weighted = apart * np.repeat(np.sqrt(weights / weights.sum()), 3).astype(np.float32) * POSITIONS
+    features = np.concatenate([normals.reshape(len(shapes), -1), weighted], axis=1)
+    _, vectors = np.linalg.eigh((features @ features.T).astype(np.float64))
+    best = vectors[:, ::-1][:, : settings.modes].T.astype(np.float32)
+    modes = (best @ apart).reshape(settings.modes, -1, 3) / np.float32(len(shapes) ** 0.5)
+    scale = np.abs(modes).max(axis=(1, 2)) / 127
+    stored = np.rint(modes / scale[:, None, None]).astype(np.int8)
+    return Family(mean.astype(np.float32), stored, scale.astype(np.float32), triangles)
+
+
+def write(
+    families: dict[str, Family],
+    folder: Path,
+    settings: Settings,
+    sources: Sequence[dict[str, Any]],
+    version: str,
+    licence: str,
+) -> Path:
+    """Write the model as `head_shapes.npz`, and its card beside it.
+
+    Args:
+        families: by their sources' names.
+        folder: where they go.
+        settings: they were made with.
+        sources: what the model was made from, for the card; with a `notice`, if one must go with it.
+        version: of the model.
+        licence: of it.
+
+    Returns:
+        The path of the model.
+    """
+    arrays: dict[str, Any] = {"names": np.array(list(families))}
+    for number, one in enumerate(families.values()):
+        arrays |= {f"{name}{number}": value for name, value in vars(one).items()}
+        arrays[f"triangles{number}"] = one.triangles.astype(np.uint16)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "head_shapes.npz"
+    with replacing(path, "The model before is kept") as file:
+        np.savez_compressed(file, **arrays)
+    card = {
+        "name": "head_shapes",
+        "version": version,
+        "created": datetime.now(UTC).date().isoformat(),
+        "file": {"file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size},
+        "training_data": [{k: v for k, v in source.items() if k != "notice"} for source in sources],
+        "licence": licence,
+        "notices": [source["notice"] for source in sources if "notice" in source],
+        "figures": {
+            name: {"vertices": len(one.mean), "modes": len(one.modes)} for name, one in families.items()
+        },
+        "recipe": json.dumps({"revision": checkpoint.git_revision(), **asdict(settings)}),
+    }
+    text = json.dumps(card, indent=1) + "\n"
+    (folder / "head_shapes.json").write_text(text, encoding="utf-8")
+    return path
