@@ -78,6 +78,22 @@ def test_the_answer_in_a_hole_becomes_the_hidden_eye():
     assert np.array_equal(with_head(predicted, truth, hole, valid), got)
 
 
+def test_where_it_is_off_beside_the_hole_it_does_not_count():
+    truth, valid, head = drawn(0, 5)
+    hole = eye_hidden(head, valid, 20)
+    row, column = np.argwhere(hole).mean(axis=0)
+    hole |= disc(SIZE, SIZE, row + 75, column - 30, 12)  # beside the mouth
+    around = disc(SIZE, SIZE, row, column, 32) & ~disc(SIZE, SIZE, row, column, 18)
+    turned = truth.copy()
+    turned[around] = unit(
+        truth[around] + np.cross(truth[around], [0, 1.5, 0]).astype(np.float32)
+    )  # no eye is like that
+    predicted = np.where(hole[..., None], np.array([0, 0, 1], np.float32), turned)
+    moved = degrees(with_head(predicted, turned, hole, valid), predicted)
+    first = disc(SIZE, SIZE, row, column, 22) & hole
+    assert moved[first].max() < 0.1 and moved[hole & ~first].mean() > 1
+
+
 def bumps(width, seed):
     rng = np.random.default_rng(seed)
     heights = gaussian_filter(rng.normal(size=(SIZE, SIZE)), width, mode="wrap")

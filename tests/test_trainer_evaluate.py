@@ -196,6 +196,21 @@ def test_heads_can_wear_skin_and_keep_their_shape_and_masks() -> None:
     assert 0.3 < apart.mean() < 6
 
 
+def test_heads_can_be_changed_by_what_no_head_has() -> None:
+    y, x = np.mgrid[-1:1:33j, -1:1:33j]
+    vertices = np.stack([9 * x, 12 * y, 8 - 7 * (x**2 + y**2)], axis=-1).reshape(-1, 3).astype(np.float32)
+    first = (np.arange(32)[:, None] * 33 + np.arange(32)).ravel()
+    corners = [(first, first + 1, first + 34), (first, first + 34, first + 33)]
+    triangles = np.concatenate([np.stack(three, axis=1) for three in corners]).astype(np.int32)
+    head = Head(vertices, vertex_normals(vertices, triangles), triangles)
+    plain, *free = (
+        head_cases(lambda rng: head, "ict", 1, 96, 3, free=strength) for strength in (0.0, 0.1, 0.1)
+    )
+    off = angles(plain[0].truth, free[0][0].truth)[plain[0].valid & free[0][0].valid]
+    assert 2 < off.mean() < 30
+    assert np.array_equal(free[0][0].truth, free[1][0].truth)
+
+
 def test_evaluation_measures_methods_by_family_and_reports(tmp_path: Path) -> None:
     cases = evaluate.tangent_cases(_layout, 2, SIZE, 1) + evaluate.object_cases(_layout, "ict", 1, 1)
     spaces: list[str] = []

@@ -141,7 +141,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         cases |= {space: cases.get(space, []) for space in arguments.spaces}
     for name, model in models.items():
         if "camera" in arguments.spaces:
-            cases["camera"] += head_cases(model.head, name, count, size, seed, arguments.skin)
+            cases["camera"] += head_cases(model.head, name, count, size, seed, arguments.skin, arguments.free)
         if "object" in arguments.spaces:
             cases["object"] += object_cases(model.layout(size), name, count, seed)
     if models and "tangent" in arguments.spaces:
@@ -324,6 +324,12 @@ def parser() -> argparse.ArgumentParser:
     )
     judge.add_argument(
         "--skin", type=float, default=0.0, help="slopes of the skin that heads wear in camera space, say 0.03"
+    )
+    judge.add_argument(
+        "--free",
+        type=float,
+        default=0.0,
+        help="strength, in centimetres, of smooth changes of no anatomy to heads, say 0.1",
     )
     judge.add_argument("--run", type=Path, help="a run whose discriminator is measured, too")
     judge.add_argument("--detail", action="store_true", help="measure with detail in every space")

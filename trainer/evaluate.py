@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,11 @@ from .config import Config
 from .discriminator import accuracy, build_discriminator
 from .masks import blob_outline, fill_polygon, lines, scatter, strands
 from .metrics import mean_of, measure
+from .morphable import changed
 from .prepare import SPLITS, person_rng
 from .shards import Shard, decode
 from .sources.ict import Head
-from .sources.raster import Camera, Mesh, render_camera
+from .sources.raster import Camera, Mesh, render_camera, vertex_normals
 from .sources.skin import bump_of, residual_map, skin_map, skin_slopes
 from .task import ShardSet
 
@@ -177,12 +178,27 @@ def head_cases(
     size: int,
     seed: int,
     skin: float = 0.0,
+    free: float = 0.0,
 ) -> list[Case]:
-    """Held-out heads of a source, from the front, in camera space; see `front_view`."""
+    """Held-out heads of a source, from the front, in camera space.
+
+    Args:
+        draw: draws a head.
+        source: its name.
+        count: how many heads.
+        size: side of each map.
+        seed: of the set.
+        skin: slopes of the skin that they wear, see `front_view`.
+        free: how strongly they are changed by bumps of no anatomy, see `morphable.changed`.
+    """
     cases = []
     for person in range(count):
         rng = person_rng(source, "test", FIRST_PERSON + person, seed)
-        truth, valid, middle, face = front_view(draw(rng), rng, size, skin)
+        head = draw(rng)
+        if free > 0:
+            moved = np.float32(head.unit) * changed(head, rng, free)
+            head = replace(head, vertices=moved, normals=vertex_normals(moved, head.triangles))
+        truth, valid, middle, face = front_view(head, rng, size, skin)
         cases += masked(f"{source} {person}", "camera", truth, valid, (seed, 77, person), middle, face)
     return cases
 

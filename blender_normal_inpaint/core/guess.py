@@ -8,6 +8,7 @@ from . import harmonic, morphable, relief, tension
 from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
 from .normals import unit
+from .resample import block_sum, enlarge, spread
 from .symmetry import mirror_image
 
 #: How far slopes lead, in texels of the network's grid. Measured on held-out heads at 160 texels: 4 is better
@@ -54,6 +55,12 @@ FITS = (0.025, 0.08)
 #: of them with skin on: thin holes at 0.002 a hundredth better than at 0.004, which is as much better than
 #: 0.008.
 HEAD_FADE = 0.003
+
+#: How far off, squared, its normals' tips may be at known texels nearby for it to count in full, and from
+#: where it does not count; and over blocks of which share of the map's longer side that is looked at.
+#: Measured on 32 held-out heads: without it single answers become worse by up to 1.2 degrees, with it by up
+#: to 0.5; at (0.01, 0.04) it gains less in large holes.
+NEARBY, NEARBY_SIDE = (0.03, 0.15), 1 / 64
 
 
 def first_guess(
@@ -211,10 +218,32 @@ def with_head(
     half = max(1.0, HEAD_FADE * max(hole.shape))
     deep = _depth(there, round(6 * half))[there]
     fits = 1 - relief.rise(np.full(1, head.doubt, np.float32), *FITS)
+    fits = fits * (1 - relief.rise(_nearby(normals[box] - image, known[box] & seen, there), *NEARBY))
     weights = fits * deep / (deep + np.float32(half))
     result = predicted.copy()
     inside = result[box]
     inside[there] = unit(inside[there] + (unit(closed) - inside[there]) * weights[:, None])
+    return result
+
+
+def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray) -> FloatArray:
+    """How far off a head is beside texels of the hole: mean square at the known texels nearest to them.
+
+    Args:
+        apart: float32 (h, w, 3), how far off it is at known texels.
+        known: bool (h, w).
+        there: bool (h, w), the texels asked for.
+
+    Returns:
+        float32 (n,), in reading order.
+    """
+    block = max(1, round(NEARBY_SIDE * max(known.shape)))
+    squares = np.einsum("ijk,ijk->ij", apart, apart) * known
+    count = block_sum(known, block)
+    means = (block_sum(squares, block) / np.maximum(count, 1))[..., None].astype(np.float32)
+    means = spread(means, count > 0)
+    places = ((np.arange(length) + 0.5) / block - 0.5 for length in known.shape)
+    result: FloatArray = np.maximum(enlarge(means, *places)[0], 0)[there]
     return result
 
 
