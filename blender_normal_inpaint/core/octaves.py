@@ -27,10 +27,10 @@ _RANGE = 0.3, 1.5
 # What is measured: so many windows of this side, those with most of the hole and of what is around it.
 _WINDOWS, _WINDOW = 12, 128
 _CELL = 16  # side of the cells whose roughness is compared
-# Side of the blocks of which there is a usual one, which share of all is calmer than that, and how much of its
-# energy is asked for in the hole: less, for blocks in thin holes hold few texels and differ more. Measured on
-# heads with skin: at a half and 0.8, crisp lids in most blocks of a blob leave octave 0 at 0.59 in the usual
-# place, at these at 0.71; at a quarter and 0.8 skin alone under strands costs too much error.
+# Side of the blocks of which there is a usual one, which share of all is calmer than that, and how much of
+# its energy is asked for in the hole: less, for blocks in thin holes hold few texels and differ more.
+# Measured on heads with skin: at a half and 0.8, crisp lids in most blocks of a blob leave octave 0 at 0.59
+# in the usual place, at these at 0.71; at a quarter and 0.8 skin alone under strands costs too much error.
 _BLOCK, _CALM, _USUAL = 32, 0.25, 0.7
 _FEWEST = 64  # texels of an octave, in the hole and around it
 
