@@ -45,21 +45,21 @@ SHARE, FADE = 0.9, 0.008
 #: soft edge runs down the cheek; twice as wide, the eye is soft.
 END = 0.064
 
-#: How badly a head of the morphable model may fit what is known (see `morphable.Head.misfit`) for it to count
-#: in full deep in the hole, and from where it does not count. Measured on 168 held-out views with large
-#: holes, most of heads that the model has nothing quite like: up to 0.002 no answer becomes worse by half a
-#: degree, above 0.0045 most do.
+#: How doubtful a head of the morphable model may be (see `morphable.Head.doubt`) for it to count in full, and
+#: from where it does not count. Measured on 168 held-out views with large holes, most of heads that the model
+#: has nothing quite like, at a weight of three quarters: up to 0.03 answers gain 2.4 degrees and none loses
+#: more than 0.05, between 0.03 and 0.07 they gain one and the worst loses 1.6, above 0.07 most lose.
 FITS = (0.025, 0.08)
 
-#: How deep, as a share of the map's longer side, it counts half of that. Measured on 24 held-out heads, some
-#: of them with skin on: thin holes at 0.002 a hundredth better than at 0.004, which is as much better than
-#: 0.008.
+#: How deep, as a share of the map's longer side, it counts half; at six times that it counts six sevenths,
+#: and no more deeper in. Measured on 24 held-out heads, some of them with skin on: thin holes at 0.002 a
+#: hundredth better than at 0.004, which is as much better than 0.008.
 HEAD_FADE = 0.003
 
 #: How far off, squared, its normals' tips may be at known texels nearby for it to count in full, and from
-#: where it does not count; and over blocks of which share of the map's longer side that is looked at.
-#: Measured on 32 held-out heads: without it single answers become worse by up to 1.2 degrees, with it by up
-#: to 0.5; at (0.01, 0.04) it gains less in large holes.
+#: where it does not count; and over blocks of which share of the longer side of what lies around the hole
+#: that is looked at. Measured on 32 held-out heads: without it single answers become worse by up to 1.2
+#: degrees, with it by up to 0.5; at (0.01, 0.04) it gains less in large holes.
 NEARBY, NEARBY_SIDE = (0.03, 0.15), 1 / 64
 
 

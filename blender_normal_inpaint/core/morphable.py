@@ -33,9 +33,9 @@ PLACING, SHAPING, FINISHING = 32, 64, 128
 #: What a texel of the hole, where the network has answered, counts beside a known one.
 TRUST = 0.1
 
-#: Turns up and down that are tried, in radians, and what they cost: most heads are held nearly upright. How
-#: much of a head the map is tried to show, in centimetres across.
-PITCHES, UPRIGHT = (-0.6, -0.35, -0.12, 0.12, 0.35, 0.6), 0.25
+#: Turns up and down that are tried, in radians, and what a texel costs for their squares: most heads are held
+#: nearly upright. How much of a head the map is tried to show, in centimetres across.
+PITCHES, UPRIGHT = (-0.6, -0.35, -0.12, 0.12, 0.35, 0.6), 0.064
 WIDTHS = (8.0, 10.0, 12.5, 15.5, 19.0, 23.5, 29.0, 36.0, 45.0)
 
 #: What a known texel costs where the head is not, beside the squared distance of tips where it is; and in
@@ -346,7 +346,7 @@ def _placed(family: Family, grid: _Grid, looks: Pose) -> list[View]:
             cost = 2 * (covered - alike) + BARE * (total - covered)
             at = np.unravel_index(int(np.argmin(cost)), cost.shape)
             down, right = (int(move) - padded * (move >= side) for move in at)
-            least = float(cost[at]) + 0.004 * total * (pitch / UPRIGHT) ** 2
+            least = float(cost[at]) + UPRIGHT * total * pitch**2
             trials.append((least, replace(view, row=middle + down, column=middle + right)))
     trials.sort(key=lambda trial: trial[0])
     result: list[View] = []
