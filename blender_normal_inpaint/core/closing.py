@@ -14,7 +14,7 @@ import numpy as np
 from . import harmonic, tension
 from .engine import BoolArray, FloatArray
 from .normals import unit
-from .resample import block_sum
+from .resample import block_sum, box_around
 
 #: How far a difference's slope leads, in texels of the network's own grid. On held-out heads longer is
 #: better in thin holes (lines 4.19, 4.12, 4.08 degrees at 0.7, 1, 1.4), a little worse in large ones.
@@ -107,11 +107,7 @@ def planes_around(
     Returns:
         The values as planes (c, h', w'), zero at unknown texels; the hole and the known texels, (h', w').
     """
-    y, x = np.nonzero(unknown)
-    box = (
-        slice(max(0, int(y.min()) - margin), int(y.max()) + margin + 1),
-        slice(max(0, int(x.min()) - margin), int(x.max()) + margin + 1),
-    )
+    box = box_around(unknown, margin)
     planes = np.ascontiguousarray(np.moveaxis(values[box] * known[box][..., None], -1, 0))
     return planes, unknown[box], known[box]
 

@@ -17,7 +17,7 @@ from .errors import Cancelled, InpaintError
 from .guess import first_guess, with_head, with_twin
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
 from .normals import unit
-from .resample import area_table, block_sum, classify, enlarge, mean_directions, shrink, spread
+from .resample import area_table, block_sum, box_around, classify, enlarge, mean_directions, shrink, spread
 
 #: A context larger than this is first averaged in whole blocks, which is cheaper and hardly differs.
 _LARGE = 1024
@@ -210,9 +210,8 @@ def _shape(
     remembered = _last.get(engine)
     if remembered is not None and remembered[0] == digest.digest():
         return remembered[1:]
-    thin = _thin(hole)
     largest = card.working_size
-    if thin and space != "object":
+    if space != "object" and _thin(hole):
         largest = int(_FINER * largest) // card.size_multiple * card.size_multiple
     scale = min(1.0, largest / max(hole.shape))
     height = max(1, round(hole.shape[0] * scale))
@@ -309,12 +308,10 @@ def fill_crop(
     _stop_if(cancel)
     progress(0.4, "Closing the seam")
     # Native work is limited to the hole's own box, with the texel around it that carries the border.
-    low_y, high_y = _extent(np.asarray(hole.any(axis=1)))
-    low_x, high_x = _extent(np.asarray(hole.any(axis=0)))
-    box = slice(low_y, high_y), slice(low_x, high_x)
+    box = box_around(hole, 1)
     grid_h, grid_w = context.field.shape[:2]
-    rows = (np.arange(low_y, high_y) + 0.5 - context.top) * grid_h / context.tall - 0.5
-    columns = (np.arange(low_x, high_x) + 0.5 - context.left) * grid_w / context.broad - 0.5
+    rows = (np.arange(box[0].start, box[0].stop) + 0.5 - context.top) * grid_h / context.tall - 0.5
+    columns = (np.arange(box[1].start, box[1].stop) + 0.5 - context.left) * grid_w / context.broad - 0.5
     planes = enlarge(context.field, rows, columns)
     _stop_if(cancel)
     result[box][hole[box]] = close_seam(planes, crop.normals[box], hole[box], known[box])
@@ -341,12 +338,6 @@ def fill_crop(
         _stop_if(cancel)
     progress(1.0, "Filled")
     return result
-
-
-def _extent(flags: BoolArray) -> tuple[int, int]:
-    """First and last set flag of an axis, as a range one wider on each side, within the axis."""
-    places = np.flatnonzero(flags)
-    return max(0, int(places[0]) - 1), min(flags.size, int(places[-1]) + 2)
 
 
 class LocalFiller:

@@ -8,7 +8,7 @@ from . import harmonic, morphable, relief, tension
 from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
 from .normals import unit
-from .resample import block_sum, enlarge, spread
+from .resample import block_sum, box_around, enlarge, spread
 from .symmetry import mirror_image
 
 #: How far slopes lead, in texels of the network's grid. Measured on held-out heads at 160 texels: 4 is better
@@ -168,15 +168,12 @@ def with_twin(
     there = hole & seen
     if unlikeness >= TWINS[1] or not there.any():
         return predicted
-    closed = image[there] + continued(normals - image, there, known & seen, REACH / scale)
     weight = np.float32(SHARE * min(1.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
-    # Less and less towards the edge of what it shows, so that no step is left there.
-    half = max(1.0, FADE * max(hole.shape))
-    deep = _depth(there, round(6 * half))[there]
-    weights = weight * trust[there] * deep / (deep + np.float32(half))
+    weights = _faded(weight * trust[there], there, FADE * max(hole.shape))
     wide = END * max(hole.shape) * min(1.0, unlikeness / TWINS[0]) ** 2
     if wide > 1:
         weights *= relief.rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
+    closed = image[there] + continued(normals - image, there, known & seen, REACH / scale)
     result = predicted.copy()
     result[there] = unit(predicted[there] + (unit(closed) - predicted[there]) * weights[:, None])
     return result
@@ -204,26 +201,34 @@ def with_head(
     head = morphable.fitted(predicted, known, valid)
     if head is None or head.doubt >= FITS[1]:
         return predicted
-    y, x = np.nonzero(hole)
-    box = (
-        slice(max(0, int(y.min()) - MARGIN), min(hole.shape[0], int(y.max()) + MARGIN + 1)),
-        slice(max(0, int(x.min()) - MARGIN), min(hole.shape[1], int(x.max()) + MARGIN + 1)),
-    )
+    box = box_around(hole, MARGIN)
     image = head.normals(*box)
     seen = image.any(axis=-1) & valid[box]
     there = hole[box] & seen
     if not there.any():
         return predicted
-    closed = image[there] + continued(normals[box] - image, there, known[box] & seen, REACH / scale)
-    half = max(1.0, HEAD_FADE * max(hole.shape))
-    deep = _depth(there, round(6 * half))[there]
-    fits = 1 - relief.rise(np.full(1, head.doubt, np.float32), *FITS)
-    fits = fits * (1 - relief.rise(_nearby(normals[box] - image, known[box] & seen, there), *NEARBY))
-    weights = fits * deep / (deep + np.float32(half))
+    apart, beside = normals[box] - image, known[box] & seen
+    weights = 1 - relief.rise(np.full(1, head.doubt, np.float32), *FITS)
+    weights = weights * (1 - relief.rise(_nearby(apart, beside, there), *NEARBY))
+    weights = _faded(weights, there, HEAD_FADE * max(hole.shape))
+    closed = image[there] + continued(apart, there, beside, REACH / scale)
     result = predicted.copy()
     inside = result[box]
     inside[there] = unit(inside[there] + (unit(closed) - inside[there]) * weights[:, None])
     return result
+
+
+def _faded(weights: FloatArray, there: BoolArray, half: float) -> FloatArray:
+    """Weights (n,) of texels of an area, less and less towards its edge, so that no step is left there.
+
+    Args:
+        weights: float32 (n,), in reading order.
+        there: bool (h, w), the area.
+        half: how deep they count half, in texels, at least one.
+    """
+    half = max(1.0, half)
+    deep = _depth(there, round(6 * half))[there]
+    return weights * deep / (deep + np.float32(half))
 
 
 def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray) -> FloatArray:

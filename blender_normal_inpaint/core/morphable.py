@@ -12,7 +12,6 @@ The trainer makes the model (`python -m trainer morphable`).
 from __future__ import annotations
 
 import functools
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
-from .errors import InpaintError
 from .normals import unit
-from .pose import Pose, pose
+from .pose import Pose, arrays_of, pose
 from .raster import IntArray, rasterize
-from .resample import block_sum
+from .resample import block_sum, box_around
 
 #: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact.
 PLACING, SHAPING, FINISHING = 32, 64, 128
@@ -210,7 +208,7 @@ class _Grid:
         block: texels of the map for one of the grid, along an axis.
         normals: float32 (h, w, 3), unit on the surface.
         weights: float32 (h, w), how much each counts.
-        known: bool (h, w); `near`, those as far from the hole as it is large.
+        known: bool (h, w).
     """
 
     def __init__(self, field: FloatArray, known: BoolArray, valid: BoolArray, side: int) -> None:
@@ -221,17 +219,6 @@ class _Grid:
         self.known: BoolArray = (block_sum(known, self.block) > 0.9 * area) & surface
         self.weights: FloatArray = np.where(self.known, np.float32(1), np.float32(TRUST)) * surface
         self.shape: tuple[int, int] = surface.shape
-        near = self.known
-        y, x = np.nonzero(surface & ~self.known)
-        if y.size:
-            far = (int(max(np.ptp(y), np.ptp(x))) + 1) // 2
-            box = (
-                slice(max(0, int(y.min()) - far), int(y.max()) + far + 1),
-                slice(max(0, int(x.min()) - far), int(x.max()) + far + 1),
-            )
-            near = np.zeros_like(near)
-            near[box] = self.known[box]
-        self.near = near
 
 
 def default_path() -> Path:
@@ -246,24 +233,15 @@ def families(path: Path) -> tuple[Family, ...]:
     Raises:
         InpaintError: `weights_missing` or `weights_damaged`.
     """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            result = []
-            for number in range(len(data["names"])):
-                modes = data[f"modes{number}"].astype(np.float32) * data[f"scale{number}"][:, None, None]
-                mean, triangles = data[f"mean{number}"], data[f"triangles{number}"].astype(np.int32)
-                if mean.shape != modes.shape[1:] or triangles.max() >= len(mean):
-                    raise ValueError(f"{mean.shape} and {modes.shape}")
-                result.append(Family(mean, np.ascontiguousarray(modes.transpose(1, 0, 2)), triangles))
-            return tuple(result)
-    except FileNotFoundError as error:
-        raise InpaintError(
-            "weights_missing", f"The weights file {path.name} is missing.", detail=str(path)
-        ) from error
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InpaintError(
-            "weights_damaged", f"The weights file {path.name} cannot be read.", detail=f"{path}: {error}"
-        ) from error
+    result = []
+    with arrays_of(path) as data:
+        for number in range(len(data["names"])):
+            modes = data[f"modes{number}"].astype(np.float32) * data[f"scale{number}"][:, None, None]
+            mean, triangles = data[f"mean{number}"], data[f"triangles{number}"].astype(np.int32)
+            if mean.shape != modes.shape[1:] or triangles.max() >= len(mean):
+                raise ValueError(f"{mean.shape} and {modes.shape}")
+            result.append(Family(mean, np.ascontiguousarray(modes.transpose(1, 0, 2)), triangles))
+    return tuple(result)
 
 
 def fitted(field: FloatArray, known: BoolArray, valid: BoolArray) -> Head | None:
@@ -389,7 +367,14 @@ def _doubt(family: Family, view: View, grid: _Grid) -> float:
     normals = grid.normals[y, x]
     smooth = unit(terms @ np.linalg.lstsq(terms, normals, rcond=None)[0])
     left = float(np.minimum(np.square(smooth - normals).sum(axis=1), FAR).mean())
-    return _misfit(family, view, grid, grid.near) / max(left, 1e-6)
+    # Around the hole, half as far away as it is large, the head should cover what is known.
+    near, hidden = grid.known, (grid.weights > 0) & ~grid.known
+    if hidden.any():
+        rows, columns = box_around(hidden, 0)
+        box = box_around(hidden, max(rows.stop - rows.start, columns.stop - columns.start) // 2)
+        near = np.zeros_like(near)
+        near[box] = grid.known[box]
+    return _misfit(family, view, grid, near) / max(left, 1e-6)
 
 
 def _misfit(family: Family, view: View, grid: _Grid, expected: BoolArray) -> float:

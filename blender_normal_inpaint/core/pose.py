@@ -6,12 +6,16 @@ makes them (`python -m trainer pose`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
 from .errors import InpaintError
@@ -92,10 +96,22 @@ def picture(normals: FloatArray, known: BoolArray, valid: BoolArray) -> FloatArr
 @functools.lru_cache(maxsize=1)
 def _weights(path: Path) -> tuple[tuple[FloatArray, FloatArray], ...]:
     """Weight and bias of each layer."""
+    with arrays_of(path) as data:
+        layers = [(data[f"weight{i}"], data[f"bias{i}"]) for i in range(len(STRIDES) + 2)]
+    return tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers)
+
+
+@contextlib.contextmanager
+def arrays_of(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of a bundled file, while it is open.
+
+    Raises:
+        InpaintError: `weights_missing`, or `weights_damaged` if the file or what is read of it is not as it
+            should be.
+    """
     try:
         with np.load(path, allow_pickle=False) as data:
-            count = len(STRIDES) + 2
-            layers = [(data[f"weight{i}"], data[f"bias{i}"]) for i in range(count)]
+            yield data
     except FileNotFoundError as error:
         raise InpaintError(
             "weights_missing", f"The weights file {path.name} is missing.", detail=str(path)
@@ -104,7 +120,6 @@ def _weights(path: Path) -> tuple[tuple[FloatArray, FloatArray], ...]:
         raise InpaintError(
             "weights_damaged", f"The weights file {path.name} cannot be read.", detail=f"{path}: {error}"
         ) from error
-    return tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers)
 
 
 def _run(weights: tuple[tuple[FloatArray, FloatArray], ...], batch: FloatArray) -> FloatArray:

@@ -195,6 +195,16 @@ def enlarge(field: FloatArray, rows: NDArray[np.float64], columns: NDArray[np.fl
     return result
 
 
+def box_around(flags: BoolArray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the set flags (h, w), and so many more on each side, within; there must be some."""
+    y, x = np.nonzero(flags)
+    rows, columns = (
+        slice(max(0, int(axis.min()) - margin), min(length, int(axis.max()) + margin + 1))
+        for axis, length in zip((y, x), flags.shape, strict=True)
+    )
+    return rows, columns
+
+
 def spread(field: FloatArray, trusted: BoolArray) -> FloatArray:
     """The field with untrusted texels replaced by averages of the nearest trusted ones.
 
