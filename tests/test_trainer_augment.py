@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="the trainer needs PyTorch")
 
-from trainer.augment import Moves, Noise, apply_moves, draw_moves, draw_noise, with_noise  # noqa: E402
+from trainer.augment import (  # noqa: E402
+    Moves,
+    Noise,
+    Scan,
+    apply_moves,
+    draw_moves,
+    draw_noise,
+    draw_scan,
+    with_noise,
+    with_scan,
+)
 from trainer.metrics import angles  # noqa: E402
 
 SIZE = 96
@@ -116,3 +128,68 @@ def test_noise_is_drawn_for_a_share_and_never_in_tangent_space() -> None:
     assert np.mean(some.strength > 0) == pytest.approx(0.4, abs=0.05)
     assert some.strength.max() <= 0.03 and some.strength[some.strength > 0].min() >= 0.004
     assert not draw_noise(rng, 100, "tangent", 1.0).strength.any()
+
+
+def _scan(**changes: float) -> Scan:
+    """A scan of one map with nothing to it but what is given."""
+    values = {"strength": 0.0, "wavelength": 0.2, "stretch": 1.0, "angle": 0.0, "cover": 1.0} | changes
+    values = {"blur": 0.0, "smeared": 1.0} | values
+    return Scan(**{name: np.array([value], np.float32) for name, value in values.items()}, seed=4)
+
+
+def _slopes(normals: Any) -> NDArray[np.float64]:
+    """Of a map (1, 3, s, s): (2, s, s), to the right and upwards."""
+    n = normals[0].double().numpy()
+    return -n[:2] / n[2:]
+
+
+def test_bumps_of_a_scan_are_those_of_a_surface() -> None:
+    flat = torch.zeros(1, 3, 128, 128)
+    flat[:, 2] = 1
+    valid = torch.ones(1, 1, 128, 128)
+    scan = _scan(strength=0.1)
+    bumpy = with_scan(flat, valid, scan)
+    assert torch.equal(bumpy, with_scan(flat, valid, scan))
+    assert torch.allclose(bumpy.norm(dim=1), torch.ones(()), atol=1e-5)
+    right, up = _slopes(bumpy)
+    assert np.sqrt(np.mean(right**2 + up**2)) == pytest.approx(0.1, rel=0.1)
+    # Slopes of a height have no curl, but for what differences of neighbours miss.
+    curl = (right[:-2, 1:-1] - right[2:, 1:-1]) - (up[1:-1, 2:] - up[1:-1, :-2])
+    bend = np.abs(right[:-2, 1:-1] - right[2:, 1:-1]) + np.abs(up[1:-1, 2:] - up[1:-1, :-2])
+    assert np.abs(curl).mean() < 0.03 * bend.mean()
+    # Stretched ones run along their direction.
+    along, across = _slopes(with_scan(flat, valid, _scan(strength=0.1, stretch=5.0)))
+    assert along.std() < 0.5 * across.std()
+    turned = _slopes(with_scan(flat, valid, _scan(strength=0.1, stretch=5.0, angle=np.pi / 2)))
+    assert turned[1].std() < 0.5 * turned[0].std()
+    # They lie on a share of the map, and never turn what is seen away.
+    some = with_scan(flat, valid, _scan(strength=0.3, cover=0.3))
+    assert 0.1 < float((some[:, 2] < 1 - 1e-6).float().mean()) < 0.6
+    assert float(with_scan(flat, valid, _scan(strength=5.0))[:, 2].min()) > 0
+
+
+def test_a_scan_blurs_on_the_surface_alone() -> None:
+    step = torch.zeros(1, 3, 64, 64)
+    step[:, 0], step[:, 0, :, 32:], step[:, 2] = -0.6, 0.6, 0.8
+    valid = torch.ones(1, 1, 64, 64)
+    valid[..., :20] = 0
+    step = step * valid
+    soft = with_scan(step, valid, _scan(blur=2 / 64))
+    assert torch.allclose(soft.norm(dim=1, keepdim=True), valid, atol=1e-5)
+    profile = soft[0, 0, 40]
+    expected = 0.6 * torch.erf((torch.arange(64) + 0.5 - 32) / (2 * 2**0.5))
+    expected = expected / (expected**2 + 0.8**2).sqrt()
+    assert torch.allclose(profile[20:], expected[20:], atol=0.02)
+    assert torch.allclose(profile[20:24], step[0, 0, 40, 20:24], atol=1e-3)
+
+
+def test_scans_are_drawn_for_a_share() -> None:
+    rng = np.random.default_rng(0)
+    some = draw_scan(rng, 4000, 0.4)
+    assert np.mean((some.strength > 0) | (some.blur > 0)) == pytest.approx(0.4 * (1 - 0.25 * 0.3), abs=0.03)
+    assert some.strength[some.cover > 0.6].max() <= 0.12
+    rest = torch.rand(3, 3, 16, 16)
+    assert with_scan(rest, torch.ones(3, 1, 16, 16), draw_scan(rng, 3, 0.0)) is rest
+    one = draw_scan(np.random.default_rng(2), 3, 1.0)
+    one.strength[0] = one.blur[0] = 0
+    assert torch.equal(with_scan(rest, torch.ones(3, 1, 16, 16), one)[0], rest[0])

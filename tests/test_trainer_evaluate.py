@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-for _name in ("cv2", "scipy", "torch", "onnxruntime"):
+for _name in ("cv2", "scipy", "torch", "onnxruntime", "trimesh"):
     pytest.importorskip(_name, reason="evaluation needs it")
+
+import trimesh  # noqa: E402
 
 from trainer import baselines, evaluate, metrics, sheets  # noqa: E402
 from trainer.evaluate import head_cases  # noqa: E402
@@ -209,6 +211,20 @@ def test_heads_can_be_changed_by_what_no_head_has() -> None:
     off = angles(plain[0].truth, free[0][0].truth)[plain[0].valid & free[0][0].valid]
     assert 2 < off.mean() < 30
     assert np.array_equal(free[0][0].truth, free[1][0].truth)
+
+
+def test_scanned_heads_are_measured_from_mesh_files(tmp_path: Path) -> None:
+    ball = trimesh.creation.icosphere(4, 9.0)
+    nose = np.exp(-((ball.vertices - [0, 0, 9]) ** 2).sum(axis=1) / 6)
+    ball.vertices = ball.vertices + 2 * nose[:, None] * np.array([0, 0, 1])
+    ball.export(tmp_path / "one.ply")
+    cases = evaluate.mesh_cases(tmp_path, "y", 2, 96, 3)
+    assert {case.name for case in cases} == {"one 0", "one 1"} and {c.space for c in cases} == {"camera"}
+    assert {case.family for case in cases} == set(evaluate.FAMILIES)
+    first, second = (next(c for c in cases if c.name == name) for name in ("one 0", "one 1"))
+    assert first.valid.mean() > 0.2 and not np.array_equal(first.truth, second.truth)
+    again = evaluate.mesh_cases(tmp_path, "y", 2, 96, 3)
+    assert all(np.array_equal(a.hole, b.hole) for a, b in zip(cases, again, strict=True))
 
 
 def test_evaluation_measures_methods_by_family_and_reports(tmp_path: Path) -> None:

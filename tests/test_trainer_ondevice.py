@@ -72,6 +72,25 @@ def test_the_network_sees_a_captures_noise_and_the_truth_has_none(data: Path) ->
         assert torch.equal(seen, batch.given[camera] * known[camera])
 
 
+def test_scans_are_in_the_truth_too_and_in_camera_space_alone(data: Path) -> None:
+    shards = DeviceSet(data / "train", 64, SHARES, CPU)
+    plain, scanned = (
+        next(device_batches(shards, 0, (3, 0), 8, MASKS, known_valid=0.5, zoom=(0.9, 1.7), scans=share))
+        for share in (0.0, 1.0)
+    )
+    assert torch.equal(plain.hole, scanned.hole) and torch.equal(plain.valid, scanned.valid)
+    own = ShardSet(data / "train", 64, SHARES)
+    drawn = own.batch(np.random.default_rng(1), 8, MASKS, scans=1.0)
+    for batch in (scanned, drawn):
+        known = batch.valid * (1 - batch.hole)
+        assert torch.equal(batch.given, batch.truth * known)
+    camera = plain.inputs[:, 7].flatten(1).any(dim=1)
+    off = [
+        _apart(plain.truth[which], scanned.truth[which], plain.valid[which]) for which in (camera, ~camera)
+    ]
+    assert 0.1 < off[0] < 20 and off[1] < 0.01
+
+
 @pytest.mark.parametrize("first", [0, 5])
 def test_an_echo_repeats_maps_of_other_spaces_and_goes_on_as_it_was(data: Path, first: int) -> None:
     shards = DeviceSet(data / "train", 64, {"camera": 0.5, "tangent": 0.5}, CPU)

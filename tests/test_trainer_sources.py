@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-for _name in ("torch", "scipy", "cv2"):
+for _name in ("torch", "scipy", "cv2", "trimesh"):
     pytest.importorskip(_name, reason="the trainer's data needs it")
 
 import torch  # noqa: E402
@@ -21,6 +21,7 @@ from trainer.prepare import camera_views, object_maps, person_rng, prepare  # no
 from trainer.shards import Shard, decode, encode  # noqa: E402
 from trainer.sources import folder, skin  # noqa: E402
 from trainer.sources.ict import Head, IctModel, read_obj  # noqa: E402
+from trainer.sources.meshes import read_head  # noqa: E402
 from trainer.sources.raster import (  # noqa: E402
     Camera,
     Mesh,
@@ -570,3 +571,70 @@ def test_makehuman_heads_face_the_viewer() -> None:
     table = UvTable.build(model.uv, model.uv_triangles, 64)
     _, valid = table.gather(head.normals, model.triangles)
     assert valid.mean() > 0.2
+
+
+def _write_mesh(path: Path, scale: float = 1.0, up: str = "y", wound: int = 1) -> None:
+    """A head of a kind as an OBJ file: a ball with a nose, its seam split by texture coordinates."""
+    vertices, quads, uv = ball(24)
+    nose = np.exp(-((vertices - [0, 0, 9]) ** 2).sum(axis=1) / 6)
+    vertices = scale * (vertices + 2 * nose[:, None] * np.array([0, 0, 1]) + [3, 1, 0])
+    if up == "z":
+        vertices = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], axis=1)
+    lines = ["v {} {} {}".format(*v) for v in vertices] + ["vt {} {}".format(*t) for t in uv]
+    lines += ["f " + " ".join(f"{i + 1}/{i + 1}" for i in quad[::wound]) for quad in quads]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_scan_is_read_in_any_unit_axes_and_winding(tmp_path: Path) -> None:
+    path = tmp_path / "one.obj"
+    _write_mesh(path)
+    plain = read_head(path)
+    assert plain.unit == pytest.approx(1) and np.allclose(plain.vertices[:, 0].max(), 9, atol=0.1)
+    tip = np.argmax(plain.vertices[:, 2])
+    assert plain.normals[tip, 2] > 0.99
+    # The seam at the back is closed: each vertex once.
+    assert len(np.unique(plain.vertices, axis=0)) == len(plain.vertices)
+    for scale, up, wound in ((0.01, "z", 1), (10.0, "y", -1)):
+        _write_mesh(path, scale, up, wound)
+        other = read_head(path, up)
+        assert other.unit == pytest.approx(scale)
+        assert np.allclose(other.vertices / scale, plain.vertices, atol=1e-4)
+        # Not the same to the bit: quads are cut along their other diagonal.
+        assert (other.normals * plain.normals).sum(axis=1).min() > 0.98
+
+
+def test_scans_are_rendered_and_split_by_subject(tmp_path: Path) -> None:
+    for k in range(3):
+        _write_mesh(tmp_path / "scans" / f"person{k}" / "head.obj", 1 + 0.1 * k)
+    for _ in range(2):
+        prepare(
+            tmp_path / "out", sources=["meshes"], meshes=tmp_path / "scans", size=32, views=4,
+            say=lambda _: None,
+        )  # fmt: skip
+    shards = {split: list((tmp_path / "out" / split).glob("*.npz")) for split in ("train", "test")}
+    assert len(shards["train"]) == 2 and len(shards["test"]) == 1
+    seen = Shard.load(shards["test"][0])
+    assert seen.space == "camera" and seen.normals.shape == (4, 32, 32, 3)
+    normals, valid = decode(seen.normals)
+    assert valid.mean() > 0.15 and normals[valid][:, 2].mean() > 0.3
+
+
+def test_bad_meshes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--meshes"):
+        prepare(tmp_path / "out", sources=["meshes"])
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(ValueError, match="no meshes of heads"):
+        prepare(tmp_path / "out", sources=["meshes"], meshes=tmp_path / "scans")
+    one = tmp_path / "scans" / "one.obj"
+    _write_mesh(one)
+    with pytest.raises(ValueError, match="one subject"):
+        prepare(tmp_path / "out", sources=["meshes"], meshes=tmp_path / "scans")
+    assert not (tmp_path / "out").exists()
+    one.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    with pytest.raises(ValueError, match=r"one\.obj holds no mesh"):
+        read_head(one)
+    broken = tmp_path / "two.ply"
+    broken.write_bytes(b"ply\nformat binary_little_endian 1.0\nelement vertex 9999\n")
+    with pytest.raises(ValueError, match=r"two\.ply cannot be read"):
+        read_head(broken)

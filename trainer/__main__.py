@@ -28,6 +28,11 @@ SOURCES = {
         "licence": "its owner's",
         "how": "crops of the maps, split by subject",
     },
+    "meshes": {
+        "name": "A folder of heads as meshes",
+        "licence": "their owner's",
+        "how": "rendered in camera space, split by subject",
+    },
     "skin": {
         "name": "Procedural skin",
         "licence": "GPL-3.0-or-later (this project)",
@@ -71,6 +76,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         sources=arguments.source,
         ict=arguments.ict,
         maps=arguments.maps,
+        meshes=arguments.meshes,
         space=arguments.space,
         y_axis=arguments.y_axis,
         up_axis=arguments.up_axis,
@@ -118,6 +124,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         head_cases,
         judge_accuracy,
         markdown,
+        mesh_cases,
         object_cases,
         ours,
         shard_cases,
@@ -131,12 +138,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     models: dict[str, IctModel | MakeHumanModel] = {}
     if arguments.ict:
         models["ict"] = IctModel(arguments.ict)
-    if arguments.makehuman or not (arguments.ict or arguments.data):
+    if arguments.makehuman or not (arguments.ict or arguments.data or arguments.meshes):
         models["anny"] = MakeHumanModel()
     cases: dict[str, list[Case]] = {}
     if arguments.data:
         for case in shard_cases(arguments.data / "test", count, seed):
             cases.setdefault(case.space, []).append(case)
+    if arguments.meshes:
+        cases.setdefault("camera", []).extend(
+            mesh_cases(arguments.meshes, arguments.up_axis, count, size, seed, arguments.skin, arguments.free)
+        )
     if models:
         cases |= {space: cases.get(space, []) for space in arguments.spaces}
     for name, model in models.items():
@@ -263,7 +274,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument(
         "--source",
         nargs="+",
-        choices=["ict", "makehuman", "skin", "folder"],
+        choices=["ict", "makehuman", "skin", "folder", "meshes"],
         default=["makehuman", "skin"],
         help="where maps come from (makehuman and skin need nothing else)",
     )
@@ -271,10 +282,11 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument(
         "--maps", type=Path, help="folder of normal maps, one folder or name prefix per subject"
     )
+    make.add_argument("--meshes", type=Path, help="folder of heads as OBJ, PLY, STL or GLB, likewise")
     make.add_argument("--space", choices=["tangent", "object", "camera"], default="camera")
     make.add_argument("--y-axis", choices=["up", "down"], default="up", help="green: OpenGL up, DirectX down")
     make.add_argument(
-        "--up-axis", choices=["y", "z"], default="y", help="of object-space maps; Blender's is z"
+        "--up-axis", choices=["y", "z"], default="y", help="of object-space maps and meshes; Blender's is z"
     )
     make.add_argument("--two-channel", action="store_true", help="the maps hold x and y alone")
     make.add_argument("--size", type=int, default=256)
@@ -317,7 +329,11 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--ict", type=Path, help="ICT Face Model Light: FaceXModel/, or packed")
     judge.add_argument("--makehuman", action="store_true", help="MakeHuman heads, too; alone the default")
     judge.add_argument("--data", type=Path, help="the held-out maps of a prepared set, a studio's own say")
-    judge.add_argument("--heads", type=int, default=12, help="held-out heads or maps per source")
+    judge.add_argument("--meshes", type=Path, help="folder of scanned heads as OBJ, PLY, STL or GLB")
+    judge.add_argument("--up-axis", choices=["y", "z"], default="y", help="of the meshes; Blender's is z")
+    judge.add_argument(
+        "--heads", type=int, default=12, help="held-out heads or maps per source, views per mesh"
+    )
     judge.add_argument("--size", type=int, default=512)
     judge.add_argument(
         "--spaces", nargs="+", choices=["camera", "object", "tangent"], default=["camera", "tangent"]

@@ -100,6 +100,134 @@ def with_noise(normals: Tensor, noise: Noise) -> Tensor:
     return torch.where(surface & (strength > 0), noisy / length, normals)
 
 
+@dataclass(frozen=True)
+class Scan:
+    """How scanned surfaces differ from modelled ones, one for each map of a batch, in camera space.
+
+    Attributes:
+        strength: (n,) standard deviation of the slopes of bumps that no model of heads has: hair, stubble,
+            cloth, a scanner's errors; 0 for none.
+        wavelength: (n,) of the largest of them, as a share of the map's side.
+        stretch: (n,) how many times as long as broad they are.
+        angle: (n,) which way they run, radians.
+        cover: (n,) on which share of the map they are.
+        blur: (n,) standard deviation of a blur before that, as a share of the map's side: scans have no sharp
+            lids. 0 for none.
+        smeared: (n,) on which share of the map it is blurred.
+        seed: of the bumps themselves.
+    """
+
+    strength: NDArray[np.float32]
+    wavelength: NDArray[np.float32]
+    stretch: NDArray[np.float32]
+    angle: NDArray[np.float32]
+    cover: NDArray[np.float32]
+    blur: NDArray[np.float32]
+    smeared: NDArray[np.float32]
+    seed: int
+
+
+def draw_scan(rng: np.random.Generator, count: int, share: float) -> Scan:
+    """Draw how scans differ for a share of the maps: few have strong bumps everywhere."""
+    there = rng.random(count) < share
+    cover = rng.beta(1, 1.5, count)
+    strongest = np.where(cover > 0.6, 0.12, 0.7)
+    strength = np.exp(rng.uniform(np.log(0.02), np.log(strongest))) * (there & (rng.random(count) < 0.75))
+    blur = np.exp(rng.uniform(np.log(0.002), np.log(0.012), count)) * (there & (rng.random(count) < 0.7))
+    smeared = np.where(rng.random(count) < 0.6, 1.0, rng.uniform(0.2, 0.8, count))
+    wavelength = np.exp(rng.uniform(np.log(0.02), np.log(0.3), count))
+    stretch = np.exp(rng.uniform(0, np.log(5), count) * (rng.random(count) < 0.5))
+    return Scan(
+        strength=strength.astype(np.float32),
+        wavelength=wavelength.astype(np.float32),
+        stretch=stretch.astype(np.float32),
+        angle=rng.uniform(0, np.pi, count).astype(np.float32),
+        cover=cover.astype(np.float32),
+        blur=blur.astype(np.float32),
+        smeared=smeared.astype(np.float32),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+#: Side of the white noise that bumps are drawn from, octaves of them, and what each has of the last one's
+#: height. Side of the white noise that patches are drawn from, and of the grid on which they are.
+GRAIN, OCTAVES, FALL = 96, 3, 0.5
+PATCHES, PATCH_GRID = 8, 64
+
+
+def with_scan(normals: Tensor, valid: Tensor, scan: Scan) -> Tensor:
+    """Maps (n, 3, s, s) in camera space, unit or zero off the surface (n, 1, s, s), as if they were scanned.
+
+    Bumps change a normal n to n - g + (g . n) n, made a unit vector, where g are their slopes in the picture.
+    """
+    chosen = np.flatnonzero((scan.strength > 0) | (scan.blur > 0))
+    if not chosen.size:
+        return normals
+    device, size = normals.device, normals.shape[-1]
+    count = chosen.size
+    generator = torch.Generator(device).manual_seed(scan.seed)
+
+    def plain(values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values[chosen]).to(device).reshape(-1, 1, 1, 1)
+
+    def white(channels: int, side: int) -> Tensor:
+        return torch.randn(count, channels, side, side, generator=generator, device=device)
+
+    index = torch.from_numpy(chosen).to(device)
+    surface, result = valid[index], normals[index]
+    # Soft patches, whose values are near to standard normal, so that a quantile of that tells their share.
+    patches = functional.interpolate(white(2, PATCHES), PATCH_GRID, mode="bicubic", align_corners=False)
+    patches = patches / patches.std(dim=(2, 3), keepdim=True)
+    shares = torch.cat([plain(scan.smeared), plain(scan.cover)], dim=1)
+    patches = ((torch.special.ndtri(shares.clamp(1e-3, 1)) - patches) / 0.3 + 0.5).clamp(0, 1)
+    patches = functional.interpolate(patches, size, mode="bilinear", align_corners=False)
+    for i, blur in enumerate(scan.blur[chosen]):
+        if blur > 0:
+            blurred = _blurred(result[i : i + 1], surface[i : i + 1], float(blur) * size)
+            result[i] = torch.lerp(result[i], blurred[0], patches[i, :1])
+    across = 2 / GRAIN / plain(scan.wavelength)
+    cos, sin = torch.cos(plain(scan.angle)) * across, torch.sin(plain(scan.angle)) * across
+    stretch = plain(scan.stretch)
+    theta = torch.cat(
+        [
+            torch.cat([cos / stretch, sin / stretch, 0 * cos], dim=3),
+            torch.cat([-sin, cos, 0 * cos], dim=3),
+        ],
+        dim=2,
+    )[:, 0]
+    grid = functional.affine_grid(theta, [count, 1, size, size], align_corners=False)
+    height = torch.zeros(count, 1, size, size, device=device)
+    for octave in range(OCTAVES):
+        part = functional.grid_sample(white(1, GRAIN), grid * 2**octave, "bicubic", "reflection", False)
+        height = height + FALL**octave * part
+    padded = functional.pad(height, (1, 1, 1, 1), mode="replicate")
+    right = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    up = padded[..., :-2, 1:-1] - padded[..., 2:, 1:-1]
+    deviation = (right.square() + up.square()).mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    scale = plain(scan.strength) * patches[:, 1:] / deviation.clamp_min(1e-6)
+    right, up = right * scale, up * scale
+    inward = right * result[:, :1] + up * result[:, 1:2]
+    slopes = torch.cat([right, up, torch.zeros_like(up)], dim=1)
+    result = result - slopes + inward * result
+    # What a camera sees faces it.
+    result[:, 2:].clamp_(min=0.02)
+    length = result.square().sum(dim=1, keepdim=True).sqrt()
+    result = result / length * surface
+    return normals.index_copy(0, index, result)
+
+
+def _blurred(normals: Tensor, valid: Tensor, deviation: float) -> Tensor:
+    """Maps (n, 3, s, s) blurred on their surface alone."""
+    reach = max(1, round(2.5 * deviation))
+    steps = torch.arange(-reach, reach + 1, device=normals.device, dtype=normals.dtype)
+    weights = torch.exp(-0.5 * (steps / deviation) ** 2)
+    both = torch.cat([normals * valid, valid], dim=1)
+    kernel = (weights / weights.sum()).expand(both.shape[1], 1, -1)
+    both = functional.conv2d(both, kernel[..., None], padding=(reach, 0), groups=both.shape[1])
+    both = functional.conv2d(both, kernel[:, :, None], padding=(0, reach), groups=both.shape[1])
+    return both[:, :3] / both[:, 3:].clamp_min(1e-6)
+
+
 def turned(vectors: Tensor, moves: Moves) -> Tensor:
     """Vectors (n, 3) or (n, 3, h, w) as the moves of their maps turn and mirror them."""
     shape = (-1,) + (1,) * (vectors.ndim - 2)

@@ -74,6 +74,8 @@ class Config:
         echo: with `on_device`, in how many batches, one after the other, a map of another space is: it takes
             a loader twenty times as long.
         noise: share of maps that the network sees with a capture's noise on them; the truth has none.
+        scans: share of camera-space maps that look scanned: bumps that no model of heads has, no sharp
+            lids (`augment.Scan`); the truth does, too.
         optimizer: "adamw"; or "muon", which learns a little faster for each map seen (`trainer.optimizer`).
         discriminator: "patch", ours, with the hinge loss; or "dcgan", the papers', with binary cross entropy.
         discriminator_every: the discriminator learns at every so many steps of the generator.
@@ -96,6 +98,7 @@ class Config:
     on_device: bool = False
     echo: int = 1
     noise: float = 0.0
+    scans: float = 0.0
     closing: float = 0.0
     balance: float = 0.0
     seed: int = 0

@@ -27,6 +27,7 @@ from .morphable import changed
 from .prepare import SPLITS, person_rng
 from .shards import Shard, decode
 from .sources.ict import Head
+from .sources.meshes import find_meshes, read_head
 from .sources.raster import Camera, Mesh, render_camera, vertex_normals
 from .sources.skin import bump_of, residual_map, skin_map, skin_slopes
 from .task import ShardSet
@@ -194,13 +195,53 @@ def head_cases(
     cases = []
     for person in range(count):
         rng = person_rng(source, "test", FIRST_PERSON + person, seed)
-        head = draw(rng)
-        if free > 0:
-            moved = np.float32(head.unit) * changed(head, rng, free)
-            head = replace(head, vertices=moved, normals=vertex_normals(moved, head.triangles))
-        truth, valid, middle, face = front_view(head, rng, size, skin)
-        cases += masked(f"{source} {person}", "camera", truth, valid, (seed, 77, person), middle, face)
+        cases += _from_the_front(f"{source} {person}", draw(rng), rng, (seed, 77, person), size, skin, free)
     return cases
+
+
+def mesh_cases(
+    folder: Path, up_axis: str, views: int, size: int, seed: int, skin: float = 0.0, free: float = 0.0
+) -> list[Case]:
+    """Scanned heads, each seen several times from about the front, in camera space.
+
+    Args:
+        folder: of the meshes.
+        up_axis: of them, see `meshes.read_head`.
+        views: of each.
+        size: side of each map.
+        seed: of the set.
+        skin: slopes of the skin that they wear on top, see `front_view`.
+        free: as for `head_cases`.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it holds no meshes, or one that is no head.
+    """
+    cases = []
+    for number, entry in enumerate(find_meshes(folder)):
+        head = read_head(entry.path, up_axis)
+        for view in range(views):
+            rng = np.random.default_rng([seed, 82, number, view])
+            name = f"{entry.path.stem} {view}"
+            cases += _from_the_front(name, head, rng, (seed, 81, number, view), size, skin, free)
+    return cases
+
+
+def _from_the_front(
+    name: str,
+    head: Head,
+    rng: np.random.Generator,
+    seed: tuple[int, ...],
+    size: int,
+    skin: float,
+    free: float,
+) -> list[Case]:
+    """A head's front view with one mask of every family."""
+    if free > 0:
+        moved = np.float32(head.unit) * changed(head, rng, free)
+        head = replace(head, vertices=moved, normals=vertex_normals(moved, head.triangles))
+    truth, valid, middle, face = front_view(head, rng, size, skin)
+    return masked(name, "camera", truth, valid, seed, middle, face)
 
 
 def tangent_cases(

@@ -448,11 +448,18 @@ class Trainer:
         zoom = (config.zoom[0], config.zoom[1])
         if isinstance(data, DeviceSet):
             return device_batches(
-                data, *args, known_valid=config.known_valid, zoom=zoom, noise=config.noise, echo=config.echo,
+                data, *args, known_valid=config.known_valid, zoom=zoom, noise=config.noise,
+                scans=config.scans, echo=config.echo,
                 loaders=config.loaders, step=self._conjugate_step,
             )  # fmt: skip
         return batches(
-            data, *args, known_valid=config.known_valid, zoom=zoom, noise=config.noise, loaders=config.loaders
+            data,
+            *args,
+            known_valid=config.known_valid,
+            zoom=zoom,
+            noise=config.noise,
+            scans=config.scans,
+            loaders=config.loaders,
         )
 
     def _predict(self, inputs: Tensor) -> Tensor:
@@ -569,6 +576,7 @@ class Trainer:
             self.config.masks,
             known_valid=self.config.known_valid,
             noise=self.config.noise,
+            scans=self.config.scans,
         ).to(self.device)
         self.average.eval()
         predicted = self.average(batch.inputs)

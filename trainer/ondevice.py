@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from blender_normal_inpaint.core import guess, tension
 from blender_normal_inpaint.core.modelcard import SPACES
 
-from .augment import Moves, Noise, draw_moves, draw_noise, with_noise
+from .augment import Moves, Noise, Scan, draw_moves, draw_noise, draw_scan, with_noise, with_scan
 from .shards import Shard
 from .task import Batch, ShardSet, batches, draw_masks, drawn, moved, shrunk
 
@@ -206,6 +206,7 @@ class Draft:
         holes: uint8 (n, s * s / 8) what is hidden, eight texels in a byte.
         told: (n,) whether the network is told what is surface in the hole.
         noise: what a capture added to them.
+        scan: how they differ as scans do.
     """
 
     index: NDArray[np.int64]
@@ -213,6 +214,7 @@ class Draft:
     holes: Tensor
     told: NDArray[np.bool_]
     noise: Noise
+    scan: Scan
 
     def pin_memory(self) -> Draft:
         """The same draft where a GPU can fetch it by itself."""
@@ -242,7 +244,8 @@ class _Drafts(Dataset[Draft]):
         packed = np.packbits(holes.reshape(count, -1), axis=1)
         told = rng.random(count) < self._draw["known_valid"]
         noise = draw_noise(rng, count, "camera", self._draw["noise"])
-        return Draft(index, moves, torch.from_numpy(packed), told, noise)
+        scan = draw_scan(rng, count, self._draw["scans"])
+        return Draft(index, moves, torch.from_numpy(packed), told, noise, scan)
 
 
 class DeviceSet(ShardSet):
@@ -325,6 +328,7 @@ def device_batches(
     known_valid: float,
     zoom: tuple[float, float],
     noise: float = 0.0,
+    scans: float = 0.0,
     echo: int = 1,
     loaders: int = 0,
     step: Callable[..., Any] = conjugate_step,
@@ -344,6 +348,7 @@ def device_batches(
         known_valid: likewise.
         zoom: likewise.
         noise: likewise.
+        scans: likewise.
         echo: in how many batches a map of another space is.
         loaders: how many processes draw ahead; 0 draws when asked.
         step: see `continued`.
@@ -353,6 +358,7 @@ def device_batches(
     fresh = max(1, round(count * other / echo)) if other else 0
     camera = max(0, count - fresh * echo)
     draw = {"mask_weights": mask_weights, "known_valid": known_valid, "zoom": zoom, "noise": noise}
+    draw |= {"scans": scans}
     whole = round(loaders * COST * fresh / (COST * fresh + camera))
     window: deque[Batch] = deque(maxlen=echo)
     if fresh:
@@ -360,7 +366,7 @@ def device_batches(
         start = max(0, first - echo + 1)
         stream = batches(
             data, start, seed, fresh, mask_weights, known_valid=known_valid, zoom=zoom, noise=noise,
-            loaders=whole,
+            scans=scans, loaders=whole,
         )  # fmt: skip
         flat = (batch.to(data.device) for batch in stream)
         # Before the first step there were none: its own stand for them.
@@ -388,6 +394,7 @@ def finished(draft: Draft, data: DeviceSet, step: Callable[..., Any] = conjugate
     hole = ((packed[:, :, None] >> bits) & 1).reshape(-1, 1, size, size).float()
     told = torch.from_numpy(draft.told.astype(np.float32)).to(device).reshape(-1, 1, 1, 1)
     truth, valid = moved(data.pick(draft.index), draft.moves, size)
+    truth = with_scan(truth, valid, draft.scan)
     shown = torch.maximum(valid, hole * (1 - told))
     given = with_noise(truth, draft.noise)
     guess = first_guesses(given, shown * (1 - hole), shown * hole, step)

@@ -18,9 +18,10 @@ from tqdm import tqdm
 from blender_normal_inpaint.core.normals import Encoding
 
 from .shards import Shard, encode, read_note, write_note
-from .sources.folder import crops, find_maps, read_entry, split_subjects
+from .sources.folder import Entry, check_subjects, crops, find_maps, read_entry, split_subjects
 from .sources.ict import Head, IctModel
 from .sources.makehuman import MakeHumanModel
+from .sources.meshes import find_meshes, read_head
 from .sources.raster import F32, Bool
 from .sources.skin import residual_map, skin_map
 from .sources.views import render_views
@@ -198,45 +199,61 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
 
 
-def _folder_shards(
-    out: Path, maps: Path, encoding: Encoding, size: int, views: int, seed: int, say: Callable[[str], None]
+def _own_shards(
+    out: Path,
+    root: Path,
+    entries: Sequence[Entry],
+    name: str,
+    space: str,
+    maps_of: Callable[[Entry, np.random.Generator], Iterable[tuple[F32, Bool]]],
+    seed: int,
+    say: Callable[[str], None],
 ) -> None:
-    """Cut a studio's own maps into shards, one per subject, split by subject.
+    """Make shards of a studio's own files, one per subject, split by subject.
 
-    A shard's name tells, by hashes, its subject and the maps it was cut from, and their space: new maps of a
-    subject replace its shard, and a subject stays in the split it once was put in, whatever the space.
+    A shard's name tells, by hashes, its subject and the files it was made from, and the space of its maps:
+    new files of a subject replace its shard, and a subject stays in the split it once was put in, whatever
+    the space.
+
+    Args:
+        out: folder of the set.
+        root: of the files.
+        entries: the files.
+        name: start of each shard's name.
+        space: of the maps.
+        maps_of: makes the maps of a file.
+        seed: of what it draws.
+        say: takes lines of progress.
     """
-    entries = find_maps(maps)
     subjects = sorted({entry.subject for entry in entries})
     before = {
-        path.stem.split("_")[1]: split for split in SPLITS for path in (out / split).glob("folder_*_*.npz")
+        path.stem.split("_")[1]: split for split in SPLITS for path in (out / split).glob(f"{name}_*_*.npz")
     }
     known = {subject: before.get(_digest(subject)[:12]) for subject in subjects}
     held_out = split_subjects(subjects, {subject: split for subject, split in known.items() if split})
-    bar = tqdm(total=len(subjects), desc="folder", unit="subject", disable=None)
+    bar = tqdm(total=len(subjects), desc=name, unit="subject", disable=None)
     for subject in subjects:
         own = [entry for entry in entries if entry.subject == subject]
         number = _digest(subject)[:12]
-        content = _digest(*((e.path.relative_to(maps), e.path.stat().st_size, e.valid) for e in own))[:12]
+        content = _digest(*((e.path.relative_to(root), e.path.stat().st_size, e.valid) for e in own))[:12]
         split = "test" if subject in held_out else "train"
-        path = out / split / f"folder_{number}_{content}_{encoding.space}.npz"
-        older = [old for old in path.parent.glob(f"folder_{number}_*_{encoding.space}.npz") if old != path]
+        path = out / split / f"{name}_{number}_{content}_{space}.npz"
+        older = [old for old in path.parent.glob(f"{name}_{number}_*_{space}.npz") if old != path]
         bar.update()
         if path.exists():
             continue
         start = time.perf_counter()
         packed = []
         for k, entry in enumerate(own):
-            normals, valid = read_entry(entry, encoding)
             rng = np.random.default_rng([seed, 6, int(number, 16), k])
-            packed += [encode(n, v) for n, v in crops(normals, valid, size, rng, views)]
+            packed += [encode(normals, valid) for normals, valid in maps_of(entry, rng)]
         if packed:
             identity = np.full(len(packed), int(number, 16), np.int64)
-            Shard(np.stack(packed), identity, encoding.space).save(path)
+            Shard(np.stack(packed), identity, space).save(path)
             for old in older:
                 old.unlink()
             rate = len(packed) / max(time.perf_counter() - start, 1e-9)
-            say(f"{subject}: {len(packed)} crops for {split}, {rate:.1f} maps/s")
+            say(f"{subject}: {len(packed)} maps for {split}, {rate:.1f} maps/s")
     bar.close()
 
 
@@ -246,6 +263,7 @@ def prepare(
     sources: Sequence[str],
     ict: Path | None = None,
     maps: Path | None = None,
+    meshes: Path | None = None,
     space: str = "camera",
     y_axis: str = "up",
     up_axis: str = "y",
@@ -265,17 +283,18 @@ def prepare(
 
     Args:
         out: folder of the set.
-        sources: of ict, makehuman, skin, folder.
+        sources: of ict, makehuman, skin, folder, meshes.
         ict: the ICT face model's folder or packed file; needed for the source ict.
         maps: folder of normal maps; needed for the source folder.
+        meshes: folder of heads as meshes; needed for the source meshes.
         space: of the folder's maps.
         y_axis: of the folder's maps: more green is "up" (OpenGL) or "down" (DirectX).
-        up_axis: of the folder's maps in object space: "y", or "z" for Blender's axes.
+        up_axis: of the folder's maps in object space, and of meshes: "y", or "z" for Blender's axes.
         two_channel: the folder's maps hold x and y alone.
         size: side of the shards' maps.
         shards: shards per source for training; test gets one.
         people: people per shard.
-        views: views per person, crops per map for a folder.
+        views: views per person or mesh, crops per map for a folder.
         skin_share: share of rendered heads whose surface wears procedural skin.
         head_spaces: of the maps that are made of heads: camera, object, or both.
         seed: of everything drawn.
@@ -292,6 +311,8 @@ def prepare(
         raise ValueError("the source ict needs --ict: the FaceXModel folder, or the packed face model")
     if "folder" in sources and maps is None:
         raise ValueError("the source folder needs --maps, a folder of normal maps")
+    if "meshes" in sources and meshes is None:
+        raise ValueError("the source meshes needs --meshes, a folder of heads as meshes")
     if min(size, shards, people, views) < 1:
         raise ValueError("size, shards, people and views must be at least 1")
     settings: dict[str, object] = {"size": size, "people": people, "views": views, "seed": seed}
@@ -308,6 +329,10 @@ def prepare(
     ]
     if other:
         raise ValueError(f"{out} holds a set made with {'; '.join(other)}: use another folder")
+    scans = []
+    if "meshes" in sources and meshes is not None:
+        scans = find_meshes(meshes)
+        check_subjects(meshes, scans)
     encoding = Encoding(space=space, y_axis=y_axis, up_axis=up_axis, two_channel=two_channel)
     models: dict[str, HeadModel] = {}
     if "ict" in sources and ict is not None:
@@ -336,4 +361,15 @@ def prepare(
             some = partial(skin_tangent, layout, split=split, people=people, size=size, seed=seed)
             fill_folder(out / split, "skin", count, some, say, processes)
     if "folder" in sources and maps is not None:
-        _folder_shards(out, maps, encoding, size, views, seed, say)
+
+        def crops_of(entry: Entry, rng: np.random.Generator) -> Iterable[tuple[F32, Bool]]:
+            return crops(*read_entry(entry, encoding), size, rng, views)
+
+        _own_shards(out, maps, find_maps(maps), "folder", space, crops_of, seed, say)
+    if "meshes" in sources and meshes is not None:
+
+        def views_of(entry: Entry, rng: np.random.Generator) -> Iterable[tuple[F32, Bool]]:
+            head = read_head(entry.path, up_axis)
+            return ((n, v) for n, v, _ in render_views(head, rng, views, size, device=device))
+
+        _own_shards(out, meshes, scans, "meshes", "camera", views_of, seed, say)

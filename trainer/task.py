@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from blender_normal_inpaint.core.fill import prepare_batch
 from blender_normal_inpaint.core.guess import first_guess
 
-from .augment import Moves, apply_moves, draw_moves, draw_noise, with_noise
+from .augment import Moves, apply_moves, draw_moves, draw_noise, draw_scan, with_noise, with_scan
 from .masks import draw_mask
 from .shards import SPACES, Shard
 
@@ -182,6 +182,7 @@ def batches(
     known_valid: float,
     zoom: tuple[float, float],
     noise: float = 0.0,
+    scans: float = 0.0,
     loaders: int = 0,
 ) -> Iterator[Batch]:
     """Batches without end, one for each step of a run.
@@ -198,10 +199,11 @@ def batches(
         known_valid: likewise.
         zoom: likewise.
         noise: likewise.
+        scans: likewise.
         loaders: how many processes draw ahead; 0 draws when asked.
     """
     draw = {"count": count, "mask_weights": mask_weights, "known_valid": known_valid}
-    draw |= {"zoom": zoom, "noise": noise}
+    draw |= {"zoom": zoom, "noise": noise, "scans": scans}
     steps = _Steps(data, seed, draw)
     return drawn(steps, itertools.count(first), loaders)
 
@@ -291,6 +293,7 @@ class ShardSet:
         known_valid: float = 0.5,
         zoom: tuple[float, float] = (0.9, 1.7),
         noise: float = 0.0,
+        scans: float = 0.0,
     ) -> Batch:
         """Draw a training batch.
 
@@ -302,6 +305,7 @@ class ShardSet:
                 others it is told "surface" there, as for users without a valid mask.
             zoom: smallest and largest enlargement.
             noise: share of maps with a capture's noise, none in tangent space; the truth has none.
+            scans: share of camera-space maps that look scanned, as the truth does.
         """
         present = [space for space in SPACES if self._maps[space] and self.shares.get(space, 0) > 0]
         share = np.array([self.shares[space] for space in present])
@@ -312,6 +316,8 @@ class ShardSet:
             for maps in self._group(rng, space, chosen.count(space)):
                 moves = draw_moves(rng, len(maps), space, zoom)
                 truth, valid = moved(np.stack(maps), moves, self.size)
+                if scans and space == "camera":
+                    truth = with_scan(truth, valid, draw_scan(rng, len(maps), scans))
                 truths.append(truth)
                 valids.append(valid)
                 spaces += [space] * len(maps)

@@ -1,10 +1,10 @@
-"""A folder of normal maps: a studio's own scans, split by subject."""
+"""A folder of files, one subject in each or in each folder; and of normal maps: a studio's own scans."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ VALID_SUFFIX = "_valid"
 
 @dataclass(frozen=True)
 class Entry:
-    """One map of a folder: its file, its subject, and its valid mask if there is one."""
+    """One file of a folder: its path, its subject, and its valid mask if there is one."""
 
     path: Path
     subject: str
@@ -38,16 +38,21 @@ def subject_of(path: Path, root: Path) -> str:
     return parts[0] if len(parts) > 1 else re.split(r"[_\-.]", path.stem)[0]
 
 
-def find_maps(root: Path) -> list[Entry]:
-    """List a folder's maps.
+def find_entries(root: Path, suffixes: Sequence[str], what: str) -> list[Entry]:
+    """List a folder's files of some kind.
+
+    Args:
+        root: the folder.
+        suffixes: of the files.
+        what: they are, for messages.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it holds no maps, or maps of one subject only, which cannot be split.
+        ValueError: it holds no such files.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in suffixes)
     masks = {p.with_suffix("").as_posix(): p for p in files if p.stem.endswith(VALID_SUFFIX)}
     entries = [
         Entry(p, subject_of(p, root), masks.get(p.with_suffix("").as_posix() + VALID_SUFFIX))
@@ -55,12 +60,27 @@ def find_maps(root: Path) -> list[Entry]:
         if not p.stem.endswith(VALID_SUFFIX)
     ]
     if not entries:
-        raise ValueError(f"{root} holds no normal maps ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{root} holds no {what} ({', '.join(suffixes)})")
+    return entries
+
+
+def find_maps(root: Path) -> list[Entry]:
+    """List a folder's normal maps, of two subjects at least, see `find_entries` and `check_subjects`."""
+    entries = find_entries(root, SUFFIXES, "normal maps")
+    check_subjects(root, entries)
+    return entries
+
+
+def check_subjects(root: Path, entries: Iterable[Entry]) -> None:
+    """See that a folder can be split by subject.
+
+    Raises:
+        ValueError: all its files are of one subject.
+    """
     if len({entry.subject for entry in entries}) < 2:
         raise ValueError(
-            f"{root} holds maps of one subject only; a split by subject needs two: give each its own folder"
+            f"{root} holds files of one subject only; a split by subject needs two: give each its own folder"
         )
-    return entries
 
 
 def split_subjects(

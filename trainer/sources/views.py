@@ -11,6 +11,9 @@ from .skin import bump_of, skin_slopes
 #: Standard deviations of yaw and pitch in radians, and how often each pair is drawn.
 POSES, POSE_SHARES = ((0.7, 0.25), (0.22, 0.12), (0.07, 0.06)), (0.2, 0.45, 0.35)
 
+#: Cameras that are tried for each view: one that sees next to nothing is drawn again.
+MOST_TRIES = 30
+
 #: Texels of the skin that a head wears, which repeats every few centimetres.
 SKIN_SIZE = 256
 
@@ -74,6 +77,9 @@ def render_views(
     Returns:
         Camera-space normals (size, size, 3), surface maps (size, size), and the normal of the head's plane of
         symmetry in the camera's frame, (3,).
+
+    Raises:
+        ValueError: there is no head where cameras look for it.
     """
     mesh = Mesh(head.vertices, head.normals, head.triangles, device)
     views: list[tuple[F32, Bool, F32]] = []
@@ -82,7 +88,9 @@ def render_views(
         right, up = skin_slopes(rng, SKIN_SIZE)
         strength = rng.uniform(0.3, 1)
         width = rng.uniform(2.5, 9) * head.unit
-    while len(views) < count:
+    for _ in range(MOST_TRIES * count):
+        if len(views) == count:
+            break
         camera = draw_camera(head, rng)
         bump = (
             bump_of(strength * right, strength * up, width, camera.width / size, head.skin, device)
@@ -92,4 +100,6 @@ def render_views(
         normals, valid = render_camera(mesh, camera, size, oversample, bump)
         if valid.mean() > 0.15:
             views.append((normals, valid, camera.rotation()[:, 0]))
+    if len(views) < count:
+        raise ValueError("cameras that look for a face see next to nothing: which way does the head look?")
     return views
