@@ -370,6 +370,10 @@ def prepare(
 
         def views_of(entry: Entry, rng: np.random.Generator) -> Iterable[tuple[F32, Bool]]:
             head = read_head(entry.path, up_axis)
-            return ((n, v) for n, v, _ in render_views(head, rng, views, size, device=device))
+            try:
+                seen = render_views(head, rng, views, size, device=device)
+            except ValueError as error:
+                raise ValueError(f"{entry.path}: {error}") from error
+            return ((normals, valid) for normals, valid, _ in seen)
 
         _own_shards(out, meshes, scans, "meshes", "camera", views_of, seed, say)

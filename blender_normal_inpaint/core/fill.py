@@ -16,6 +16,7 @@ from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never
 from .errors import Cancelled, InpaintError
 from .guess import first_guess, with_head, with_twin
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
+from .morphable import fitted
 from .normals import unit
 from .resample import area_table, block_sum, box_around, classify, enlarge, mean_directions, shrink, spread
 
@@ -247,10 +248,11 @@ def _shape(
     field = np.where(known[..., None], normals, predicted)
     if hole.any():
         field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
-        if symmetry and space == "camera":
-            field = with_twin(field, normals, hole, valid, scale)
         if space == "camera":
-            field = with_head(field, normals, hole, valid, scale)
+            head = fitted(field, known, valid)
+            if symmetry:
+                field = with_twin(field, normals, hole, valid, head, scale)
+            field = with_head(field, normals, hole, valid, head, scale)
         if seed is not None:
             field = add_detail(field, normals, hole, valid, space, 1 / scale, np.random.default_rng(seed))
     field = spread(field, valid)

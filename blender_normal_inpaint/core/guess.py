@@ -8,7 +8,7 @@ from . import harmonic, morphable, relief, tension
 from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
 from .normals import unit
-from .resample import block_sum, box_around, enlarge, spread
+from .resample import box_around, evened, rise
 from .symmetry import mirror_image
 
 #: How far slopes lead, in texels of the network's grid. Measured on held-out heads at 160 texels: 4 is better
@@ -36,6 +36,16 @@ SURE = 0.03
 #: loss is one that every such bound lets in; at (0.15, 0.22) they gain 0.80 and 0.48.
 TWINS = (0.25, 0.4)
 
+#: A head as doubtful as the upper of `FITS`, and a map whose halves are so unlike, tell equally well which
+#: texels are each other's mirror image. Seen with half hidden: a scan without mouth and chin, doubt 0.11 and
+#: unlikeness 0.08, 1 degree worse by the head; one with hair, 0.14 and 0.47, 0.7 better; one cut off below
+#: the nose, 0.07 and 0.19, 1.9 better; whole heads, 0.02 and 0.1, 0.5 to 1 better.
+ALIKE = 0.1
+
+#: How doubtful a head may be to tell that in full, and from where it cannot; and how far off, squared, the
+#: other half may be at known texels nearby, for a face may be so and its hair not.
+PLACED, TWIN_NEARBY = (0.08, 0.25), (0.03, 0.15)
+
 #: How much the other half counts deep inside of what it shows; and how deep, as a share of the map's longer
 #: side, it counts half of that. The network is better along the border.
 SHARE, FADE = 0.9, 0.008
@@ -44,6 +54,9 @@ SHARE, FADE = 0.9, 0.008
 #: unlike as can count in full; the more alike, the less. Seen on a head turned by 17 degrees: without it a
 #: soft edge runs down the cheek; twice as wide, the eye is soft.
 END = 0.064
+
+#: Which part of that it is by the head.
+HEAD_END = 0.25
 
 #: How doubtful a head of the morphable model may be (see `morphable.Head.doubt`) for it to count in full, and
 #: from where it does not count. Measured on 168 held-out views with large holes, most of heads that the model
@@ -142,18 +155,25 @@ def _continued(
 
 
 def with_twin(
-    predicted: FloatArray, normals: FloatArray, hole: BoolArray, valid: BoolArray, scale: float = 1.0
+    predicted: FloatArray,
+    normals: FloatArray,
+    hole: BoolArray,
+    valid: BoolArray,
+    head: morphable.Head | None = None,
+    scale: float = 1.0,
 ) -> FloatArray:
     """An answer in camera space, moved towards what the other half of a head shows.
 
-    Both err differently, so that a mean errs less than either. Of a map whose halves are not alike, whichever
-    plane they are mirrored about, the answer stays as it is.
+    Both err differently, so that a mean errs less than either. Of a map whose halves are not alike the answer
+    stays as it is. Which texels are each other's mirror image tells a head that was fitted, or else the map's
+    relief.
 
     Args:
         predicted: float32 (h, w, 3), unit in the hole, in camera space, its seam closed.
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
+        head: that was fitted to `predicted`, if any.
         scale: texels of the network's grid for one of these.
 
     Returns:
@@ -163,24 +183,43 @@ def with_twin(
     wanted = hole
     for _ in range(MARGIN):
         wanted = harmonic.grow(wanted)
-    image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, wanted & valid)
+    wanted = wanted & valid
+    by_head = head is not None and head.doubt <= FITS[1]
+    if not by_head:
+        image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, wanted)
+        most = min(1.0, max(0.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
+        wide = END * min(1.0, unlikeness / TWINS[0]) ** 2
+        by_head = head is not None and head.doubt / FITS[1] < unlikeness / ALIKE
+    if head is not None and by_head:
+        image, trust = head.other_side(normals, known, wanted)
+        doubt = np.full(1, head.doubt, np.float32)
+        most, doubtful = 1 - float(rise(doubt, *PLACED)[0]), rise(doubt, *FITS)
+        wide = END * HEAD_END
     seen = image.any(axis=-1)
     there = hole & seen
-    if unlikeness >= TWINS[1] or not there.any():
+    if most <= 0 or not there.any():
         return predicted
-    weight = np.float32(SHARE * min(1.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
-    weights = _faded(weight * trust[there], there, FADE * max(hole.shape))
-    wide = END * max(hole.shape) * min(1.0, unlikeness / TWINS[0]) ** 2
+    weights = np.float32(SHARE * most) * trust[there]
+    apart, beside = normals - image, known & seen
+    if by_head:
+        weights = weights * (1 - doubtful * rise(_nearby(apart, beside, there), *TWIN_NEARBY))
+    weights = _faded(weights, there, FADE * max(hole.shape))
+    wide *= max(hole.shape)
     if wide > 1:
-        weights *= relief.rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
-    closed = image[there] + continued(normals - image, there, known & seen, REACH / scale)
+        weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
+    closed = image[there] + continued(apart, there, beside, REACH / scale)
     result = predicted.copy()
     result[there] = unit(predicted[there] + (unit(closed) - predicted[there]) * weights[:, None])
     return result
 
 
 def with_head(
-    predicted: FloatArray, normals: FloatArray, hole: BoolArray, valid: BoolArray, scale: float = 1.0
+    predicted: FloatArray,
+    normals: FloatArray,
+    hole: BoolArray,
+    valid: BoolArray,
+    head: morphable.Head | None,
+    scale: float = 1.0,
 ) -> FloatArray:
     """An answer in camera space, moved towards a head of the morphable model that fits what is known.
 
@@ -192,24 +231,24 @@ def with_head(
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
+        head: that was fitted to `predicted`, if any.
         scale: texels of the network's grid for one of these.
 
     Returns:
         float32 (h, w, 3): unit in the hole, `predicted` elsewhere.
     """
     known = valid & ~hole
-    head = morphable.fitted(predicted, known, valid)
     if head is None or head.doubt >= FITS[1]:
         return predicted
     box = box_around(hole, MARGIN)
-    image = head.normals(*box)
+    image = head.normals[box]
     seen = image.any(axis=-1) & valid[box]
     there = hole[box] & seen
     if not there.any():
         return predicted
     apart, beside = normals[box] - image, known[box] & seen
-    weights = 1 - relief.rise(np.full(1, head.doubt, np.float32), *FITS)
-    weights = weights * (1 - relief.rise(_nearby(apart, beside, there), *NEARBY))
+    weights = 1 - rise(np.full(1, head.doubt, np.float32), *FITS)
+    weights = weights * (1 - rise(_nearby(apart, beside, there), *NEARBY))
     weights = _faded(weights, there, HEAD_FADE * max(hole.shape))
     closed = image[there] + continued(apart, there, beside, REACH / scale)
     result = predicted.copy()
@@ -243,12 +282,8 @@ def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray) -> FloatArray
         float32 (n,), in reading order.
     """
     block = max(1, round(NEARBY_SIDE * max(known.shape)))
-    squares = np.einsum("ijk,ijk->ij", apart, apart) * known
-    count = block_sum(known, block)
-    means = (block_sum(squares, block) / np.maximum(count, 1))[..., None].astype(np.float32)
-    means = spread(means, count > 0)
-    places = ((np.arange(length) + 0.5) / block - 0.5 for length in known.shape)
-    result: FloatArray = np.maximum(enlarge(means, *places)[0], 0)[there]
+    squares = np.einsum("ijk,ijk->ij", apart, apart)
+    result: FloatArray = np.maximum(evened(squares, known, block), 0)[there]
     return result
 
 

@@ -23,7 +23,7 @@ from .engine import BoolArray, FloatArray
 from .normals import unit
 from .pose import Pose, arrays_of, pose
 from .raster import IntArray, rasterize
-from .resample import block_sum, box_around
+from .resample import block_sum, box_around, evened, framed, rise, sampled
 
 #: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact.
 PLACING, SHAPING, FINISHING = 32, 64, 128
@@ -55,6 +55,11 @@ NARROW, WIDE = 0.25, 2.0
 #: Degree of the polynomial that stands for a smooth field; squared distance of tips beyond which it does not
 #: matter how far off it is.
 SMOOTH, FAR = 3, 0.25
+
+#: What the other half shows counts less and less where it turns away from the camera, as the z of its normals
+#: tells, and where the head's mirror image lies so many centimetres behind or before what is seen there. How
+#: sure it is is evened over blocks, of which so many lie along the longer side.
+FACING, BEHIND, EVEN = (0.15, 0.55), (0.4, 1.2), 64
 
 #: Texels are no independent witnesses: all of them count as so many, each off by as much as they are off in
 #: the mean, squared, times `NOISE`, but no less than `EXACT`.
@@ -161,21 +166,70 @@ class Head:
     Attributes:
         family: that it is one of.
         view: on the map.
+        shape: of the map.
         doubt: of what a smooth field cannot explain of the known normals, the share that it cannot, either.
     """
 
     family: Family
     view: View
+    shape: tuple[int, int]
     doubt: float
 
-    def normals(self, rows: slice, columns: slice) -> FloatArray:
-        """What a part of the map shows of it: float32 (h, w, 3), unit, zero where it is not."""
-        shape = rows.stop - rows.start, columns.stop - columns.start
-        view = replace(self.view, row=self.view.row - rows.start, column=self.view.column - columns.start)
-        result = np.zeros((shape[0] * shape[1], 3), np.float32)
-        picture = _Picture(self.family, view, shape)
-        result[picture.texels] = picture.normals
-        return result.reshape(*shape, 3)
+    @functools.cached_property
+    def _picture(self) -> _Picture:
+        return _Picture(self.family, self.view, self.shape)
+
+    @functools.cached_property
+    def normals(self) -> FloatArray:
+        """What the map shows of it: float32 (h, w, 3), unit, zero where it is not."""
+        result = np.zeros((*self.shape, 3), np.float32)
+        result.reshape(-1, 3)[self._picture.texels] = self._picture.normals
+        return result
+
+    def other_side(
+        self, normals: FloatArray, known: BoolArray, wanted: BoolArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """What the map's other half shows of wanted texels: of the map, not of this head.
+
+        A texel shows a point of the head, whose mirror image lies on the head, too: where that is seen, the
+        map's normal is looked up, and mirrored. The head need only be good enough to tell what lies where.
+
+        Args:
+            normals: float32 (h, w, 3), the map, unit at known texels, in camera space.
+            known: bool (h, w).
+            wanted: bool (h, w), the texels that are asked for.
+
+        Returns:
+            float32 (h, w, 3): unit vectors, zero where there are none; and float32 (h, w), from 0 to 1: how
+            sure they are, smooth where there are any.
+        """
+        image, trust = np.zeros(normals.shape, np.float32), np.zeros(self.shape, np.float32)
+        picture = self._picture
+        corners = self.family.triangles[picture.triangles]
+        points = np.einsum("pk,pkx->px", picture.weights, picture.vertices[corners])
+        layers = np.zeros((*self.shape, 6), np.float32)
+        layers.reshape(-1, 6)[picture.texels, 0] = self.view.seen(points)[:, 2]
+        layers.reshape(-1, 6)[picture.texels, 1] = 1
+        layers[..., 2:5], layers[..., 5] = normals, 1
+        layers[..., 2:] *= known[..., None]
+        chosen = wanted.reshape(-1)[picture.texels]
+        texels = picture.texels[chosen]
+        there = self.view.seen(points[chosen] * np.array([-1, 1, 1], np.float32))
+        columns, rows = self.view.places(there).T
+        sample = sampled(framed(layers), rows, columns)
+        depth, surface, share = sample[:, 0], sample[:, 1], sample[:, 5]
+        behind = np.abs(depth / np.maximum(surface, np.float32(1e-6)) - there[:, 2])
+        vectors = unit(sample[:, 2:5])
+        surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, *BEHIND))
+        across = self.view.rotation[:, 0].astype(np.float32)
+        vectors -= (2 * (vectors @ across))[:, None] * across
+        good = (share > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
+        image.reshape(-1, 3)[texels[good]] = vectors[good]
+        trust.reshape(-1)[texels[good]] = surely[good]
+        if good.any():
+            even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
+            trust = np.clip(even, 0, 1) * (trust > 0)
+        return image, trust
 
 
 class _Picture:
@@ -290,7 +344,8 @@ def fitted(field: FloatArray, known: BoolArray, valid: BoolArray) -> Head | None
     finished = _stepped(family, view.on_grid(grid.block / last.block), last, (count,) * LAST)
     if finished is None:
         return None
-    return Head(family, finished.on_grid(last.block), _doubt(family, finished, last))
+    shape = valid.shape[0], valid.shape[1]
+    return Head(family, finished.on_grid(last.block), shape, _doubt(family, finished, last))
 
 
 def _placed(family: Family, grid: _Grid, looks: Pose) -> list[View]:

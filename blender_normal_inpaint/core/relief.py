@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .engine import BoolArray, FloatArray
 from .normals import unit
 from .pose import Pose, pose
-from .resample import block_sum, enlarge, spread
+from .resample import block_sum, evened, framed, rise, sampled, spread
 
 #: Texels along the longer side of the grids on which the plane is looked for, and found.
 COARSE, FINE = 32, 64
@@ -128,35 +128,23 @@ def other_side(
     # Places on the grid: the middle of its first texel is 0, and so is that of the map's first block.
     rows = ((y + 0.5) / block - 0.5).astype(np.float32)
     columns = ((x + 0.5) / block - 0.5).astype(np.float32)
-    here = halves.points(rows, columns, _sampled(halves.depth, rows, columns)[:, 0])
+    here = halves.points(rows, columns, sampled(halves.depth, rows, columns)[:, 0])
     there = here - (2 * (here @ normal - np.float32(plane.place)))[:, None] * normal
     rows, columns = halves.places(there)
-    depth, surface = _sampled(halves.layers, rows, columns)[:, 3:5].T
+    depth, surface = sampled(halves.layers, rows, columns)[:, 3:5].T
     behind = np.abs(depth / np.maximum(surface, 1e-6) - there[:, 2]) / np.float32(halves.side)
     rows, columns = (rows + 0.5) * block - 0.5, (columns + 0.5) * block - 0.5
     layers = np.concatenate([normals, np.ones((height, width, 1), np.float32)], axis=-1) * known[..., None]
-    sample = _sampled(_framed(layers), rows, columns)
+    sample = sampled(framed(layers), rows, columns)
     vectors = unit(sample[:, :3])
     surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, CLOSE, NEAR))
     vectors -= (2 * (vectors @ normal))[:, None] * normal
     # Known all around, no other surface before or behind it, and not turned away from the camera.
     good = (sample[:, 3] > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
     image[y[good], x[good]] = vectors[good]
-    # Its mean over blocks, and smooth between them.
     trust[y[good], x[good]] = surely[good]
-    share = block_sum(wanted, block)
-    means = (block_sum(trust, block) / np.maximum(share, 1))[..., None]
-    means = spread(means.astype(np.float32), share > 0)
-    places = ((np.arange(length) + 0.5) / block - 0.5 for length in known.shape)
-    smooth = np.clip(enlarge(means, *places)[0], 0, 1)
+    smooth = np.clip(evened(trust, wanted, block), 0, 1)
     return image, smooth * (trust > 0), unlikeness
-
-
-def rise(values: FloatArray, first: float, last: float) -> FloatArray:
-    """From 0 up to the first value to 1 from the last one on, smoothly."""
-    part = np.clip((values - np.float32(first)) / np.float32(last - first), 0, 1)
-    result: FloatArray = part * part * (3 - 2 * part)
-    return result
 
 
 class _Halves:
@@ -182,7 +170,7 @@ class _Halves:
         layers = (vectors, heights[..., None], np.ones((*heights.shape, 1)), weight[..., None])
         self.layers = np.zeros((heights.shape[0] + 2, heights.shape[1] + 2, 8), np.float32)
         self.layers[1:-1, 1:-1, :6] = np.concatenate(layers, axis=-1) * self.surface[..., None]
-        self.depth = _framed(spread(heights[..., None], self.surface))
+        self.depth = framed(spread(heights[..., None], self.surface))
         y, x = np.nonzero(self.surface)
         self.hidden = float((weight[y, x] < 1).mean()) if y.size else 0.0
         self._vectors, self._weight = vectors[y, x], weight[y, x]
@@ -208,7 +196,7 @@ class _Halves:
         """How unlike the map is its mirror image, see `other_side`."""
         normal = plane.normal
         there = self._points - (2 * (self._points @ normal - np.float32(plane.place)))[:, None] * normal
-        sample = _sampled(self.layers, *self.places(there))
+        sample = sampled(self.layers, *self.places(there))
         surface = np.maximum(sample[:, 4], 1e-6)
         met = sample[:, 4] > 0.6
         vectors = sample[:, :3] - (2 * (sample[:, :3] @ normal))[:, None] * normal
@@ -350,31 +338,3 @@ def relief(normals: FloatArray, surface: BoolArray, steps: int = 400, tolerance:
     if surface.any():
         result -= result[surface].mean()
     return result * surface
-
-
-def _framed(layers: FloatArray) -> FloatArray:
-    """Layers (h, w, c) with a frame of zeros, as `_sampled` wants them: float32 (h + 2, w + 2, c)."""
-    framed = np.zeros((layers.shape[0] + 2, layers.shape[1] + 2, layers.shape[2]), np.float32)
-    framed[1:-1, 1:-1] = layers
-    return framed
-
-
-def _sampled(framed: FloatArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
-    """Framed layers (h + 2, w + 2, c) at places (n,), float32 (n, c): bilinear, zero outside."""
-    height, stride, planes = framed.shape
-    flat = framed.reshape(-1, planes)
-    # Places in the frame. The last row and column of it are never a place's upper left corner.
-    rows = np.minimum(np.maximum(rows + 1, 0), np.float32(height - 1.001))
-    columns = np.minimum(np.maximum(columns + 1, 0), np.float32(stride - 1.001))
-    row, column = rows.astype(np.intp), columns.astype(np.intp)
-    part_y, part_x = (rows - row)[:, None], (columns - column)[:, None]
-    corner = row * stride + column
-    top: FloatArray = flat.take(corner, axis=0)
-    top += part_x * (flat.take(corner + 1, axis=0) - top)
-    corner += stride
-    bottom = flat.take(corner, axis=0)
-    bottom += part_x * (flat.take(corner + 1, axis=0) - bottom)
-    bottom -= top
-    bottom *= part_y
-    top += bottom
-    return top

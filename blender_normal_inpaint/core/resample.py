@@ -237,3 +237,57 @@ def spread(field: FloatArray, trusted: BoolArray) -> FloatArray:
     full[trusted] = field[trusted]
     result: FloatArray = full.astype(np.float32)
     return result
+
+
+def evened(values: FloatArray, there: BoolArray, block: int) -> FloatArray:
+    """Means of values over the texels of an area in each block, and smooth between them.
+
+    Args:
+        values: float32 (h, w).
+        there: bool (h, w), the area; some of it.
+        block: side of a block.
+
+    Returns:
+        float32 (h, w): beyond the area as in the nearest of its blocks.
+    """
+    count = block_sum(there, block)
+    means = (block_sum(values * there, block) / np.maximum(count, 1))[..., None]
+    means = spread(means.astype(np.float32), count > 0)
+    places = ((np.arange(length) + 0.5) / block - 0.5 for length in there.shape)
+    result: FloatArray = enlarge(means, *places)[0]
+    return result
+
+
+def framed(layers: FloatArray) -> FloatArray:
+    """Layers (h, w, c) with a frame of zeros, as `sampled` wants them: float32 (h + 2, w + 2, c)."""
+    result = np.zeros((layers.shape[0] + 2, layers.shape[1] + 2, layers.shape[2]), np.float32)
+    result[1:-1, 1:-1] = layers
+    return result
+
+
+def sampled(layers: FloatArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
+    """Framed layers (h + 2, w + 2, c) at places (n,), float32 (n, c): bilinear, zero outside."""
+    height, stride, planes = layers.shape
+    flat = layers.reshape(-1, planes)
+    # Places in the frame. The last row and column of it are never a place's upper left corner.
+    rows = np.minimum(np.maximum(rows + 1, 0), np.float32(height - 1.001))
+    columns = np.minimum(np.maximum(columns + 1, 0), np.float32(stride - 1.001))
+    row, column = rows.astype(np.intp), columns.astype(np.intp)
+    part_y, part_x = (rows - row)[:, None], (columns - column)[:, None]
+    corner = row * stride + column
+    top: FloatArray = flat.take(corner, axis=0)
+    top += part_x * (flat.take(corner + 1, axis=0) - top)
+    corner += stride
+    bottom = flat.take(corner, axis=0)
+    bottom += part_x * (flat.take(corner + 1, axis=0) - bottom)
+    bottom -= top
+    bottom *= part_y
+    top += bottom
+    return top
+
+
+def rise(values: FloatArray, first: float, last: float) -> FloatArray:
+    """From 0 up to the first value to 1 from the last one on, smoothly."""
+    part = np.clip((values - np.float32(first)) / np.float32(last - first), 0, 1)
+    result: FloatArray = part * part * (3 - 2 * part)
+    return result
