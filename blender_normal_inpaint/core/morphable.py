@@ -43,7 +43,7 @@ BARE, UNCOVERED = 0.5, 0.02
 #: How many places are tried for each family; steps for place and turn alone; how many modes the next steps
 #: may move; most steps with all of them, and by which share the misfit must fall for another; steps on the
 #: finest grid.
-STARTS, RIGID, FIRST, MOST, GAIN, LAST = 6, 2, (20, 40, 80), 10, 0.03, 3
+STARTS, RIGID, FIRST, MOST, GAIN, LAST = 3, 2, (20, 40, 80), 10, 0.03, 3
 
 #: A family whose head fits so well after the first steps needs no comparison: seen are 0.001 to 0.012 for the
 #: right one, from 0.0035 on for another.
