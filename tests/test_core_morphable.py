@@ -20,8 +20,9 @@ SIZE = 256
 
 
 def with_head(predicted, normals, hole, valid):
-    """The answer moved towards a head that is fitted to it."""
-    return guess.with_head(predicted, normals, hole, valid, fitted(predicted, valid & ~hole, valid))
+    """The answer moved towards the head that is fitted to what is known, if there is one."""
+    head = fitted(normals, valid & ~hole, valid)
+    return predicted if head is None else guess.with_head(predicted, normals, hole, valid, head)
 
 
 def degrees(first, second):
@@ -56,7 +57,7 @@ def test_a_head_that_was_hidden_in_part_is_found_again(number, seed, yaw, pitch)
     known = valid & ~hole
     field = truth.copy()
     field[hole] = unit(truth[hole] + np.array([0.3, 0.2, 0], np.float32))  # a poor answer
-    found = fitted(field, known, valid)
+    found = fitted(np.where(known[..., None], truth, np.float32(7)), known, valid)
     assert found is not None and found.doubt < FITS[0]
     assert found.family is head.family
     assert np.degrees(np.arccos((np.trace(found.view.rotation.T @ head.view.rotation) - 1) / 2)) < 3

@@ -215,12 +215,51 @@ def _shape(
     if space != "object" and _thin(hole):
         largest = int(_FINER * largest) // card.size_multiple * card.size_multiple
     scale = min(1.0, largest / max(hole.shape))
-    height = max(1, round(hole.shape[0] * scale))
-    width = max(1, round(hole.shape[1] * scale))
     # Guessed where all that is known is seen. At the network's size a texel that is hidden in part has the
     # mean of its known part, which lies beside its middle; with the guess it has the mean of the whole.
     guess, sure = first_guess(normals, hole & valid, valid, space, scale, symmetry=symmetry)
     normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
+    predicted = _predicted(normals, hole, valid, guess, space, engine, scale)
+    known = valid & ~hole
+    field = np.where(known[..., None], normals, predicted)
+    if hole.any():
+        field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
+        if space == "camera":
+            head = fitted(normals, known, valid)
+            if symmetry:
+                field = with_twin(field, normals, hole, valid, head, scale)
+            if head is not None:
+                field = with_head(field, normals, hole, valid, head, scale)
+        if seed is not None:
+            field = add_detail(field, normals, hole, valid, space, 1 / scale, np.random.default_rng(seed))
+    field = spread(field, valid)
+    _last[engine] = (digest.digest(), field, scale)
+    return field, scale
+
+
+def _predicted(
+    normals: FloatArray,
+    hole: BoolArray,
+    valid: BoolArray,
+    guess: FloatArray,
+    space: str,
+    engine: Engine,
+    scale: float,
+) -> FloatArray:
+    """What the network makes of a guess: float32 (h, w, 3), unit on the surface.
+
+    Args:
+        normals: float32 (h, w, 3), unit at known texels.
+        hole: bool (h, w).
+        valid: bool (h, w), holes lie within.
+        guess: float32 (h, w, 3), see `guess.first_guess`.
+        space: of the vectors.
+        engine: the network.
+        scale: its texels per texel, at most 1.
+    """
+    card = engine.card
+    height = max(1, round(hole.shape[0] * scale))
+    width = max(1, round(hole.shape[1] * scale))
     small_normals, small_hole, small_valid = shrink(normals, hole, valid, height, width)
     if not (small_valid & ~small_hole).any():
         raise InpaintError("no_context")
@@ -243,21 +282,7 @@ def _shape(
     change = np.zeros(small_guess.shape, np.float32)
     change[box] = answer - small_guess[box]
     change = spread(change, small_valid)
-    predicted = unit(guess + _resized(change, hole.shape))
-    known = valid & ~hole
-    field = np.where(known[..., None], normals, predicted)
-    if hole.any():
-        field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
-        if space == "camera":
-            head = fitted(field, known, valid)
-            if symmetry:
-                field = with_twin(field, normals, hole, valid, head, scale)
-            field = with_head(field, normals, hole, valid, head, scale)
-        if seed is not None:
-            field = add_detail(field, normals, hole, valid, space, 1 / scale, np.random.default_rng(seed))
-    field = spread(field, valid)
-    _last[engine] = (digest.digest(), field, scale)
-    return field, scale
+    return unit(guess + _resized(change, hole.shape))
 
 
 def _resized(field: FloatArray, shape: tuple[int, ...]) -> FloatArray:

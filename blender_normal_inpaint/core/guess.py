@@ -173,7 +173,7 @@ def with_twin(
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
-        head: that was fitted to `predicted`, if any.
+        head: that was fitted to the known texels, if any.
         scale: texels of the network's grid for one of these.
 
     Returns:
@@ -218,7 +218,7 @@ def with_head(
     normals: FloatArray,
     hole: BoolArray,
     valid: BoolArray,
-    head: morphable.Head | None,
+    head: morphable.Head,
     scale: float = 1.0,
 ) -> FloatArray:
     """An answer in camera space, moved towards a head of the morphable model that fits what is known.
@@ -231,14 +231,14 @@ def with_head(
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
-        head: that was fitted to `predicted`, if any.
+        head: that was fitted to the known texels.
         scale: texels of the network's grid for one of these.
 
     Returns:
         float32 (h, w, 3): unit in the hole, `predicted` elsewhere.
     """
     known = valid & ~hole
-    if head is None or head.doubt >= FITS[1]:
+    if head.doubt >= FITS[1]:
         return predicted
     box = box_around(hole, MARGIN)
     image = head.normals[box]

@@ -28,9 +28,6 @@ from .resample import block_sum, box_around, evened, framed, rise, sampled
 #: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact.
 PLACING, SHAPING, FINISHING = 32, 64, 128
 
-#: What a texel of the hole, where the network has answered, counts beside a known one.
-TRUST = 0.1
-
 #: Turns up and down that are tried, in radians, and what a texel costs for their squares: most heads are held
 #: nearly upright. How much of a head the map is tried to show, in centimetres across.
 PITCHES, UPRIGHT = (-0.6, -0.35, -0.12, 0.12, 0.35, 0.6), 0.064
@@ -43,7 +40,7 @@ BARE, UNCOVERED = 0.5, 0.02
 #: How many places are tried for each family; steps for place and turn alone; how many modes the next steps
 #: may move; most steps with all of them, and by which share the misfit must fall for another; steps on the
 #: finest grid.
-STARTS, RIGID, FIRST, MOST, GAIN, LAST = 3, 2, (20, 40, 80), 10, 0.03, 3
+STARTS, RIGID, FIRST, MOST, GAIN, LAST = 6, 2, (20, 40, 80), 10, 0.03, 3
 
 #: A family whose head fits so well after the first steps needs no comparison: seen are 0.001 to 0.012 for the
 #: right one, from 0.0035 on for another.
@@ -260,19 +257,18 @@ class _Grid:
 
     Attributes:
         block: texels of the map for one of the grid, along an axis.
-        normals: float32 (h, w, 3), unit on the surface.
-        weights: float32 (h, w), how much each counts.
+        normals: float32 (h, w, 3), unit where known, else zero.
         known: bool (h, w).
+        hidden: bool (h, w), what of the surface is not.
     """
 
-    def __init__(self, field: FloatArray, known: BoolArray, valid: BoolArray, side: int) -> None:
+    def __init__(self, normals: FloatArray, known: BoolArray, valid: BoolArray, side: int) -> None:
         self.block = -(-max(valid.shape) // side)
         area = np.float32(self.block**2)
-        self.normals = unit(block_sum(field * valid[..., None], self.block))
-        surface = block_sum(valid, self.block) > 0.5 * area
-        self.known: BoolArray = (block_sum(known, self.block) > 0.9 * area) & surface
-        self.weights: FloatArray = np.where(self.known, np.float32(1), np.float32(TRUST)) * surface
-        self.shape: tuple[int, int] = surface.shape
+        self.known: BoolArray = block_sum(known, self.block) > 0.9 * area
+        self.hidden: BoolArray = (block_sum(valid, self.block) > 0.5 * area) & ~self.known
+        self.normals = unit(block_sum(normals * known[..., None], self.block)) * self.known[..., None]
+        self.shape: tuple[int, int] = self.known.shape
 
 
 def default_path() -> Path:
@@ -298,11 +294,11 @@ def families(path: Path) -> tuple[Family, ...]:
     return tuple(result)
 
 
-def fitted(field: FloatArray, known: BoolArray, valid: BoolArray) -> Head | None:
-    """Fit a head to a map.
+def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | None:
+    """Fit a head to what is known of a map.
 
     Args:
-        field: float32 (h, w, 3), the repaired map, unit on the surface, in camera space.
+        normals: float32 (h, w, 3), unit at known texels, finite everywhere, in camera space.
         known: bool (h, w).
         valid: bool (h, w), where there is a surface.
 
@@ -312,8 +308,8 @@ def fitted(field: FloatArray, known: BoolArray, valid: BoolArray) -> Head | None
     Raises:
         InpaintError: `weights_missing` or `weights_damaged`.
     """
-    looks = pose(field, known, valid)
-    place, grid, last = (_Grid(field, known, valid, side) for side in (PLACING, SHAPING, FINISHING))
+    looks = pose(normals, known, valid)
+    place, grid, last = (_Grid(normals, known, valid, side) for side in (PLACING, SHAPING, FINISHING))
     best: tuple[float, Family, View] | None = None
     for family in families(default_path()):
         starts = [view.on_grid(place.block / grid.block) for view in _placed(family, place, looks)]
@@ -353,12 +349,12 @@ def _placed(family: Family, grid: _Grid, looks: Pose) -> list[View]:
     height, width = grid.shape
     side = max(height, width)
     padded = 2 * side
-    layers = np.concatenate([grid.normals * grid.weights[..., None], grid.weights[..., None]], axis=-1)
+    layers = np.concatenate([grid.normals, grid.known[..., None]], axis=-1)
     spectra = np.fft.rfft2(np.moveaxis(layers, -1, 0), (padded, padded))
     across = looks.across
     roll = float(np.arctan2(across[1], across[0]))
     yaw = float(np.arctan2(across[2], np.hypot(across[0], across[1])))
-    normals, total = family.mean_normals, float(grid.weights.sum())
+    normals, total = family.mean_normals, float(np.count_nonzero(grid.known))
     middle = (side - 1) / 2
     trials: list[tuple[float, View]] = []
     for pitch in PITCHES:
@@ -423,10 +419,10 @@ def _doubt(family: Family, view: View, grid: _Grid) -> float:
     smooth = unit(terms @ np.linalg.lstsq(terms, normals, rcond=None)[0])
     left = float(np.minimum(np.square(smooth - normals).sum(axis=1), FAR).mean())
     # Around the hole, half as far away as it is large, the head should cover what is known.
-    near, hidden = grid.known, (grid.weights > 0) & ~grid.known
-    if hidden.any():
-        rows, columns = box_around(hidden, 0)
-        box = box_around(hidden, max(rows.stop - rows.start, columns.stop - columns.start) // 2)
+    near = grid.known
+    if grid.hidden.any():
+        rows, columns = box_around(grid.hidden, 0)
+        box = box_around(grid.hidden, max(rows.stop - rows.start, columns.stop - columns.start) // 2)
         near = np.zeros_like(near)
         near[box] = grid.known[box]
     return _misfit(family, view, grid, near) / max(left, 1e-6)
@@ -490,17 +486,16 @@ def _step(family: Family, view: View, grid: _Grid, count: int) -> tuple[View, fl
     """One Gauss-Newton step of a view and its first modes, each of them standard normal beforehand.
 
     Returns:
-        The view after it, and the misfit before it, the hole's texels among it; None where too little of the
-        head is seen.
+        The view after it, and the misfit before it; None where too little of the head is seen.
     """
     picture = _Picture(family, view, grid.shape)
-    trust = grid.weights.reshape(-1)[picture.texels]
-    if np.count_nonzero(grid.known.reshape(-1)[picture.texels]) < FEWEST:
+    known = grid.known.reshape(-1)[picture.texels]
+    if np.count_nonzero(known) < FEWEST:
         return None
     apart = grid.normals.reshape(-1, 3)[picture.texels] - picture.normals
     squares = np.einsum("px,px->p", apart, apart)
-    mean = float(np.dot(trust, np.minimum(squares, 1)) / max(float(trust.sum()), 1e-6))
-    weights = trust * _counts(squares, min(2.0, max(NARROW, WIDE * mean**0.5)))
+    mean = float(np.minimum(squares[known], 1).mean())
+    weights = known * _counts(squares, min(2.0, max(NARROW, WIDE * mean**0.5)))
     misfit = float(np.dot(weights, squares) / max(float(weights.sum()), 1e-6))
     used = np.flatnonzero(weights > 1e-3)
     used = used[:: max(1, -(-used.size // ENOUGH))]
@@ -515,8 +510,8 @@ def _step(family: Family, view: View, grid: _Grid, count: int) -> tuple[View, fl
     curvature = (weighted.T @ change).astype(np.float64)
     slope = (weighted.T @ apart[used].reshape(-1)).astype(np.float64)
     now, prior = np.zeros(7 + count), np.ones(7 + count)
-    known = min(count, view.weights.size)
-    now[7 : 7 + known] = view.weights[:known]
+    moved_so_far = min(count, view.weights.size)
+    now[7 : 7 + moved_so_far] = view.weights[:moved_so_far]
     now[6] = view.nearness / NEARNESS - 1
     prior[:7] = 0.01, 0.01, 0.01, 1e-4, 1e-4, 1, 0.5
     damping = prior + 1e-3 * np.diag(curvature)
