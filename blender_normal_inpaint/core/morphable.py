@@ -28,6 +28,10 @@ from .resample import block_sum, box_around, evened, framed, rise, sampled
 #: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact.
 PLACING, SHAPING, FINISHING = 32, 64, 128
 
+#: A block of which so much is known is known. Measured on 88 views with large holes: at 0.9 they are 5.38
+#: degrees off, at 0.5 5.29, at 0.3 5.28; strands on eight heads 1.06, 1.01, 1.00, scatter 1.39, 1.39, 1.45.
+MOSTLY = 0.5
+
 #: Turns up and down that are tried, in radians, and what a texel costs for their squares: most heads are held
 #: nearly upright. How much of a head the map is tried to show, in centimetres across.
 PITCHES, UPRIGHT = (-0.6, -0.35, -0.12, 0.12, 0.35, 0.6), 0.064
@@ -48,6 +52,10 @@ CLEAR = 0.003
 
 #: Texels farther off than `NARROW` (tips), or than so many times the root mean square, count less and less.
 NARROW, WIDE = 0.25, 2.0
+
+#: A head in less doubt than that is the one; in more, others that began less well are finished as well, until
+#: there are so many.
+DOUBTFUL, FINISHED = 0.03, 3
 
 #: Degree of the polynomial that stands for a smooth field; squared distance of tips beyond which it does not
 #: matter how far off it is.
@@ -265,7 +273,7 @@ class _Grid:
     def __init__(self, normals: FloatArray, known: BoolArray, valid: BoolArray, side: int) -> None:
         self.block = -(-max(valid.shape) // side)
         area = np.float32(self.block**2)
-        self.known: BoolArray = block_sum(known, self.block) > 0.9 * area
+        self.known: BoolArray = block_sum(known, self.block) > MOSTLY * area
         self.hidden: BoolArray = (block_sum(valid, self.block) > 0.5 * area) & ~self.known
         self.normals = unit(block_sum(normals * known[..., None], self.block)) * self.known[..., None]
         self.shape: tuple[int, int] = self.known.shape
@@ -310,24 +318,41 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
     """
     looks = pose(normals, known, valid)
     place, grid, last = (_Grid(normals, known, valid, side) for side in (PLACING, SHAPING, FINISHING))
-    best: tuple[float, Family, View] | None = None
+    shape = valid.shape[0], valid.shape[1]
+    begun: list[tuple[float, Family, View]] = []
+    spare: list[tuple[float, Family, View]] = []
     for family in families(default_path()):
         starts = [view.on_grid(place.block / grid.block) for view in _placed(family, place, looks)]
         tries = [_stepped(family, view, grid, (0,) * RIGID) for view in starts]
-        found = [(_misfit(family, view, grid, grid.known), view) for view in tries if view is not None]
-        if not found:
-            continue
-        view = _stepped(family, min(found, key=lambda one: one[0])[1], grid, FIRST)
-        if view is None:
-            continue
-        cost = _misfit(family, view, grid, grid.known)
-        if best is None or cost < best[0]:
-            best = cost, family, view
-        if cost < CLEAR:
+        found = [
+            (_misfit(family, view, grid, grid.known), family, view) for view in tries if view is not None
+        ]
+        found.sort(key=lambda one: one[0])
+        begun += [after for one in found[:1] if (after := _begun(*one[1:], grid)) is not None]
+        spare += found[1:2]
+        if begun and begun[-1][0] < CLEAR:
             break
-    if best is None:
-        return None
-    _, family, view = best
+    best: Head | None = None
+    begun.sort(key=lambda one: one[0])
+    # A head that fits all but well may have ended in the wrong place: then the other ways are gone, too.
+    for number in range(min(FINISHED, len(begun) + len(spare))):
+        if best is not None and best.doubt < DOUBTFUL:
+            break
+        way = begun[number] if number < len(begun) else _begun(*spare[number - len(begun)][1:], grid)
+        head = None if way is None else _finished(*way[1:], grid, last, shape)
+        if head is not None and (best is None or head.doubt < best.doubt):
+            best = head
+    return best
+
+
+def _begun(family: Family, view: View, grid: _Grid) -> tuple[float, Family, View] | None:
+    """A view after the first steps that move modes, and its misfit before it."""
+    after = _stepped(family, view, grid, FIRST)
+    return None if after is None else (_misfit(family, after, grid, grid.known), family, after)
+
+
+def _finished(family: Family, view: View, grid: _Grid, last: _Grid, shape: tuple[int, int]) -> Head | None:
+    """The head of a view after all steps, on a map of a shape; None if too little of it is seen."""
     count, before = family.modes.shape[1], np.inf
     for number in range(MOST):
         step = _step(family, view, grid, count)
@@ -340,7 +365,6 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
     finished = _stepped(family, view.on_grid(grid.block / last.block), last, (count,) * LAST)
     if finished is None:
         return None
-    shape = valid.shape[0], valid.shape[1]
     return Head(family, finished.on_grid(last.block), shape, _doubt(family, finished, last))
 
 

@@ -47,14 +47,15 @@ def quilt(scene: Scene, rng: np.random.Generator, tell: Tell) -> bool:
     skin = features[0][features[0] > 2 * np.log(FLAT)]
     if skin.size == 0:
         return False
-    calm = features[5] < np.median(skin) + 2 * np.log(LOUD)
+    common = float(np.quantile(skin, scene.common))
+    calm = features[5] < common + 2 * np.log(LOUD)
     if np.count_nonzero(calm) < 8:
         return False
     src_r, src_c, features = src_r[calm], src_c[calm], features[:, calm]
     # A fold also stands out of its own window; where nothing around tells of one, none is put.
     usual = float(np.quantile(features[5] - features[0], 0.7))
     # And a window with a bare part (the edge of an island, a smooth lid) would leave a bald spot in pores.
-    whole = features[6] > np.median(skin) - 2 * np.log(_BARE)
+    whole = features[6] > common - 2 * np.log(_BARE)
     usual_lull = float(np.quantile((features[0] - features[6])[whole], 0.7)) if whole.any() else np.inf
     # Half a turn keeps the direction of creases; more only where there is little to choose from and no
     # direction.
