@@ -199,6 +199,25 @@ def test_the_other_half_comes_by_a_head_that_fits_and_by_the_relief_otherwise(mo
     assert np.array_equal(with_twin(predicted, truth, hole, valid, hopeless), predicted)
 
 
+@pytest.mark.parametrize(
+    ("doubts", "found", "asked"),
+    [((0.001,), 0.001, 1), ((0.2, 0.01), 0.01, 2), ((0.2, 0.3, 0.1, 0.001), 0.1, 3), ((None, 0.01), 0.01, 2)],
+)
+def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, doubts, found, asked):
+    truth, valid, _ = drawn(1, 2)
+    answers = iter(doubts)
+    tried = []
+
+    def finished(family, view, grid, last, shape):
+        tried.append((id(family), view.row, view.column, view.scale))
+        doubt = next(answers)
+        return None if doubt is None else module.Head(family, view, shape, doubt)
+
+    monkeypatch.setattr(module, "_finished", finished)
+    head = fitted(truth, valid, valid)
+    assert head.doubt == found and len(tried) == len(set(tried)) == asked
+
+
 def test_pores_do_not_make_a_head_less_likely():
     truth, valid, head = drawn(0, 6)
     rng = np.random.default_rng(0)

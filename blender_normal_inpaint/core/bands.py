@@ -35,8 +35,8 @@ LOUD = 3.0
 LARGEST = (128, 96)
 
 # On a head most of what is around a hole may be hair, cloth or a scan's rags: there the usual is what a calm
-# part is. With the median a scanned man's hair came to lie on his cheek.
-_CALM = 0.3
+# quarter is. With the median a scanned man's hair came to lie on his cheek.
+_CALM = 0.25
 
 # Low-pass of the split, as a share of a working texel: an area average followed by an upsampling keeps half
 # the amplitude at a wavelength of about 3.5 working texels, a Gaussian of standard deviation s at 5.3 s.
