@@ -34,9 +34,10 @@ LOUD = 3.0
 #: Side of the largest patches that detail is put together of, where the low-pass is wide and elsewhere.
 LARGEST = (128, 96)
 
-# On a head most of what is around a hole may be hair, cloth or a scan's rags: there the usual is what a calm
-# quarter is. With the median a scanned man's hair came to lie on his cheek.
-_CALM = 0.25
+# On a scanned head most of what is around a hole may be hair, cloth or a scan's rags: there the usual is what
+# the calm of it are. With the median a scanned man's hair came to lie on his cheek, in some views at 0.15 as
+# well.
+_CALM = 0.08
 
 # Low-pass of the split, as a share of a working texel: an area average followed by an upsampling keeps half
 # the amplitude at a wavelength of about 3.5 working texels, a Gaussian of standard deviation s at 5.3 s.
@@ -77,7 +78,8 @@ class Scene:
         strength: Factor of the finest octave (1 unless the base has some of it).
         widest: Standard deviation in texels of the widest low-pass that takes part.
         isotropic: True if turning patches does no harm.
-        common: How rough the usual texel is: the quantile of all around the hole.
+        common: How rough the usual texel is: the quantile of all around the hole that are rougher than
+        least: this, as a root mean square.
     """
 
     composite: FloatArray
@@ -92,6 +94,7 @@ class Scene:
     widest: float
     isotropic: bool
     common: float
+    least: float
 
 
 def split(
@@ -165,7 +168,8 @@ def split(
         strength=strength,
         widest=widest * step,
         isotropic=False,
-        common=0.5 if space == "tangent" else _CALM,
+        common=_CALM if space == "camera" else 0.5,
+        least=_FAINT if space == "camera" else FLAT,
     )
     tell(0.2)
 
@@ -320,7 +324,7 @@ def roughness(scene: Scene, cell: int) -> tuple[FloatArray, BoolArray, BoolArray
     energy = shrink((d.real * d.real + d.imag * d.imag) * known, cell)
     energy = (energy / np.maximum(share, 1e-6)).astype(np.float32)
     there = share > 0.3
-    skin = energy[there & (energy > FLAT**2)]
+    skin = energy[there & (energy > scene.least**2)]
     calm = there & (energy < LOUD**2 * np.quantile(skin, scene.common)) if skin.size else there
     return energy, there, calm
 

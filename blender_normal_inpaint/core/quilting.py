@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .bands import FEWEST, FLAT, LARGEST, LOUD, ComplexArray, Scene, Tell, roughness, thickness
+from .bands import FEWEST, LARGEST, LOUD, ComplexArray, Scene, Tell, roughness, thickness
 from .engine import BoolArray, FloatArray
 from .planes import convolve, enlarge, margin, pull_push, shrink, unit
 from .resample import area_table
@@ -44,7 +44,7 @@ def quilt(scene: Scene, rng: np.random.Generator, tell: Tell) -> bool:
     features = places.at(src_r, src_c)
     # Features of the face, and folds and scars, must not be strewn over it: windows with a part far louder
     # than the usual window are no sources. What is quite flat (gaps of the layout) says nothing of the usual.
-    skin = features[0][features[0] > 2 * np.log(FLAT)]
+    skin = features[0][features[0] > 2 * np.log(scene.least)]
     if skin.size == 0:
         return False
     common = float(np.quantile(skin, scene.common))
