@@ -215,7 +215,7 @@ def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, doubts, found, aske
 
     monkeypatch.setattr(module, "_finished", finished)
     head = fitted(truth, valid, valid)
-    assert head.doubt == found and len(tried) == len(set(tried)) == asked
+    assert head is not None and head.doubt == found and len(tried) == len(set(tried)) == asked
 
 
 def test_pores_do_not_make_a_head_less_likely():
