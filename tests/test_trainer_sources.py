@@ -612,6 +612,11 @@ def test_scans_are_rendered_and_split_by_subject(tmp_path: Path) -> None:
             tmp_path / "out", sources=["meshes"], meshes=tmp_path / "scans", size=32, views=4,
             say=lambda _: None,
         )  # fmt: skip
+    # Seen along another axis they would be kept as they are.
+    with pytest.raises(ValueError, match="up_axis y, not z"):
+        prepare(
+            tmp_path / "out", sources=["meshes"], meshes=tmp_path / "scans", up_axis="z", size=32, views=4,
+        )  # fmt: skip
     shards = {split: list((tmp_path / "out" / split).glob("*.npz")) for split in ("train", "test")}
     assert len(shards["train"]) == 2 and len(shards["test"]) == 1
     seen = Shard.load(shards["test"][0])

@@ -323,6 +323,8 @@ def prepare(
         find_maps(maps)  # a folder that will not do is told before anything is made
         how = {"maps": str(maps.resolve()), "y_axis": y_axis, "up_axis": up_axis, "two_channel": two_channel}
         settings |= {f"{space} {key}": value for key, value in how.items()}
+    if "meshes" in sources and meshes is not None:
+        settings |= {"meshes": str(meshes.resolve()), "meshes' up_axis": up_axis}
     note = read_note(out)
     other = [
         f"{key} {note[key]}, not {value}" for key, value in settings.items() if note.get(key, value) != value
