@@ -44,19 +44,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _draw(data: DeviceSet, first: int = 0, count: int = 8, loaders: int = 0) -> Batch:
+def _draw(
+    data: DeviceSet, first: int = 0, count: int = 8, loaders: int = 0, noise: float = 0.0, scans: float = 0.0
+) -> Batch:
     stream = device_batches(
-        data, first, (3, 0), count, MASKS, known_valid=0.5, zoom=(0.9, 1.7), loaders=loaders
-    )
+        data, first, (3, 0), count, MASKS, known_valid=0.5, zoom=(0.9, 1.7), noise=noise, scans=scans,
+        loaders=loaders,
+    )  # fmt: skip
     return next(stream)
 
 
 def test_the_network_sees_a_captures_noise_and_the_truth_has_none(data: Path) -> None:
     shards = DeviceSet(data / "train", 64, SHARES, CPU)
-    plain, noisy = (
-        next(device_batches(shards, 0, (3, 0), 8, MASKS, known_valid=0.5, zoom=(0.9, 1.7), noise=share))
-        for share in (0.0, 1.0)
-    )
+    plain, noisy = _draw(shards), _draw(shards, noise=1.0)
     assert torch.equal(plain.truth, noisy.truth) and torch.equal(plain.hole, noisy.hole)
     known = plain.valid * (1 - plain.hole)
     assert torch.equal(plain.given, plain.truth * known)
@@ -74,10 +74,7 @@ def test_the_network_sees_a_captures_noise_and_the_truth_has_none(data: Path) ->
 
 def test_scans_are_in_the_truth_too_and_in_camera_space_alone(data: Path) -> None:
     shards = DeviceSet(data / "train", 64, SHARES, CPU)
-    plain, scanned = (
-        next(device_batches(shards, 0, (3, 0), 8, MASKS, known_valid=0.5, zoom=(0.9, 1.7), scans=share))
-        for share in (0.0, 1.0)
-    )
+    plain, scanned = _draw(shards), _draw(shards, scans=1.0)
     assert torch.equal(plain.hole, scanned.hole) and torch.equal(plain.valid, scanned.valid)
     own = ShardSet(data / "train", 64, SHARES)
     drawn = own.batch(np.random.default_rng(1), 8, MASKS, scans=1.0)

@@ -78,8 +78,8 @@ class Scene:
         strength: Factor of the finest octave (1 unless the base has some of it).
         widest: Standard deviation in texels of the widest low-pass that takes part.
         isotropic: True if turning patches does no harm.
-        common: How rough the usual texel is: the quantile of all around the hole that are rougher than
-        least: this, as a root mean square.
+        common: How rough the usual texel is, as a quantile of those around the hole.
+        least: Root mean square of detail under which a texel says nothing of the usual.
     """
 
     composite: FloatArray

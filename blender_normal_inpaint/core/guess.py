@@ -207,9 +207,8 @@ def with_twin(
     wide *= max(hole.shape)
     if wide > 1:
         weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
-    closed = image[there] + continued(apart, there, beside, REACH / scale)
     result = predicted.copy()
-    result[there] = unit(predicted[there] + (unit(closed) - predicted[there]) * weights[:, None])
+    result[there] = _moved(predicted, image, apart, there, beside, weights, REACH / scale)
     return result
 
 
@@ -250,11 +249,36 @@ def with_head(
     weights = 1 - rise(np.full(1, head.doubt, np.float32), *FITS)
     weights = weights * (1 - rise(_nearby(apart, beside, there), *NEARBY))
     weights = _faded(weights, there, HEAD_FADE * max(hole.shape))
-    closed = image[there] + continued(apart, there, beside, REACH / scale)
     result = predicted.copy()
-    inside = result[box]
-    inside[there] = unit(inside[there] + (unit(closed) - inside[there]) * weights[:, None])
+    result[box][there] = _moved(predicted[box], image, apart, there, beside, weights, REACH / scale)
     return result
+
+
+def _moved(
+    field: FloatArray,
+    image: FloatArray,
+    apart: FloatArray,
+    there: BoolArray,
+    beside: BoolArray,
+    weights: FloatArray,
+    reach: float,
+) -> FloatArray:
+    """A field moved towards an image whose seam is closed.
+
+    Args:
+        field: float32 (h, w, 3), unit.
+        image: float32 (h, w, 3).
+        apart: float32 (h, w, 3), what the image lacks of the map at known texels.
+        there: bool (h, w), where the field moves.
+        beside: bool (h, w), the known texels that the image shows.
+        weights: float32 (n,), how far it moves, in reading order.
+        reach: how far slopes lead, in texels.
+
+    Returns:
+        float32 (n, 3), unit, in reading order.
+    """
+    own, closed = field[there], unit(image[there] + continued(apart, there, beside, reach))
+    return unit(own + (closed - own) * weights[:, None])
 
 
 def _faded(weights: FloatArray, there: BoolArray, half: float) -> FloatArray:

@@ -320,16 +320,14 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
     place, grid, last = (_Grid(normals, known, valid, side) for side in (PLACING, SHAPING, FINISHING))
     shape = valid.shape[0], valid.shape[1]
     begun: list[tuple[float, Family, View]] = []
-    spare: list[tuple[float, Family, View]] = []
+    spare: list[tuple[Family, View]] = []
     for family in families(default_path()):
         starts = [view.on_grid(place.block / grid.block) for view in _placed(family, place, looks)]
         tries = [_stepped(family, view, grid, (0,) * RIGID) for view in starts]
-        found = [
-            (_misfit(family, view, grid, grid.known), family, view) for view in tries if view is not None
-        ]
-        found.sort(key=lambda one: one[0])
-        begun += [after for one in found[:1] if (after := _begun(*one[1:], grid)) is not None]
-        spare += found[1:2]
+        found = [view for view in tries if view is not None]
+        found.sort(key=lambda view: _misfit(family, view, grid, grid.known))
+        begun += [after for view in found[:1] if (after := _begun(family, view, grid)) is not None]
+        spare += [(family, view) for view in found[1:2]]
         if begun and begun[-1][0] < CLEAR:
             break
     best: Head | None = None
@@ -338,7 +336,7 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
     for number in range(min(FINISHED, len(begun) + len(spare))):
         if best is not None and best.doubt < DOUBTFUL:
             break
-        way = begun[number] if number < len(begun) else _begun(*spare[number - len(begun)][1:], grid)
+        way = begun[number] if number < len(begun) else _begun(*spare[number - len(begun)], grid)
         head = None if way is None else _finished(*way[1:], grid, last, shape)
         if head is not None and (best is None or head.doubt < best.doubt):
             best = head
@@ -346,7 +344,7 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
 
 
 def _begun(family: Family, view: View, grid: _Grid) -> tuple[float, Family, View] | None:
-    """A view after the first steps that move modes, and its misfit before it."""
+    """The misfit after the first steps that move modes, the family, and the view then."""
     after = _stepped(family, view, grid, FIRST)
     return None if after is None else (_misfit(family, after, grid, grid.known), family, after)
 
