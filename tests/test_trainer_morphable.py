@@ -34,14 +34,16 @@ def egg(count: int = 24) -> tuple[Any, Any]:
 
 
 class Eggs:
-    """Heads that differ in two ways, and lie anywhere."""
+    """Heads that differ in two ways and in whether their eyes, low bumps, are closed, and lie anywhere."""
 
-    def head(self, rng: np.random.Generator) -> Head:
+    def head(self, rng: np.random.Generator, *, lids: float = 0.0) -> Head:
         points, triangles = egg()
         nose, chin = rng.normal(0, 1, 2)
         points = points.copy()
         points[:, 2] += 0.8 * nose * np.exp(-np.square(points - [0, 0, 9]).sum(axis=1) / 8)
         points[:, 2] += 0.8 * chin * np.exp(-np.square(points - [0, -6, 7]).sum(axis=1) / 12)
+        for side in (-3, 3):
+            points[:, 2] += 1.5 * lids * np.exp(-np.square(points - [side, 3, 7]).sum(axis=1) / 4)
         points += rng.normal(0, 5, 3).astype(np.float32)
         points *= 0.01
         return Head(points, vertex_normals(points, triangles), triangles, unit=0.01)
@@ -51,11 +53,12 @@ class Eggs:
 
 
 def test_two_ways_to_differ_are_two_modes() -> None:
-    settings = Settings(people=60, modes=4, free=0.0)
+    settings = Settings(people=60, modes=4, free=0.0, closed=0.0)
     family = morphable.family(Eggs(), "anny", settings)
     assert family.modes.dtype == np.int8 and family.modes.shape == (4, len(family.mean), 3)
     size = np.abs(family.modes).max(axis=(1, 2)) * family.scale
     assert size[1] > 0.3 and size[2] < 0.1 * size[1]
+    assert family.lids.shape == (4,) and not family.lids.any()
     # In centimetres, the face around the origin, and what looks backwards is left out.
     assert 15 < np.ptp(family.mean[:, 1]) < 21 and np.abs(family.mean.mean(axis=0)).max() < 6
     assert len(family.triangles) < 0.95 * len(egg()[1]) and family.triangles.max() == len(family.mean) - 1
@@ -67,10 +70,10 @@ def test_two_ways_to_differ_are_two_modes() -> None:
 
 def test_a_drawn_head_is_its_family_s() -> None:
     """Weights are standard normal, and give the heads that were drawn back."""
-    settings = Settings(people=60, modes=3, free=0.0)
+    settings = Settings(people=60, modes=3, free=0.0, closed=0.0)
     family = morphable.family(Eggs(), "anny", settings)
     modes = (family.modes * family.scale[:, None, None]).reshape(3, -1)
-    shapes = np.stack([vertices for _, vertices in morphable.drawn(Eggs(), "anny", settings)])
+    shapes = np.stack([vertices for _, vertices, _ in morphable.drawn(Eggs(), "anny", settings)])
     weights = morphable.importance(shapes.mean(axis=0), egg()[1])
     shapes = morphable.aligned(shapes, weights)
     # All of one size and place; the family keeps a part of the vertices.
@@ -82,6 +85,18 @@ def test_a_drawn_head_is_its_family_s() -> None:
     left = np.linalg.norm(apart.T - modes.T @ found) / np.linalg.norm(apart)
     assert left < 0.3
     assert 0.7 < found[:2].std() < 1.3
+
+
+def test_how_eyes_close_is_told() -> None:
+    """From the mean of open eyes to that of closed ones: along `lids`, and nothing else moves."""
+    family = morphable.family(Eggs(), "anny", Settings(people=200, modes=4, free=0.0, closed=0.4))
+    way = np.einsum("k,knx->nx", family.lids * family.scale, family.modes.astype(np.float32))
+    size = np.linalg.norm(way, axis=1)
+    left, right = (np.argmax(size * (side * family.mean[:, 0] > 0)) for side in (-1, 1))
+    for eye in (left, right):
+        assert 2 < abs(family.mean[eye, 0]) < 5 and 0.6 < way[eye, 2] < 1.2  # 1.5 cm, closed by 0.6 to 1
+    near = np.minimum(*(np.linalg.norm(family.mean - family.mean[eye], axis=1) for eye in (left, right)))
+    assert size[near > 4].max() < 0.2 * size.max()
 
 
 def test_free_changes_are_smooth_and_mostly_on_both_sides() -> None:

@@ -400,6 +400,7 @@ def parser() -> argparse.ArgumentParser:
     shapes.add_argument("--people", type=int, help="random heads of each source, 2,400 by default")
     shapes.add_argument("--modes", type=int, help="of each source, 140 by default")
     shapes.add_argument("--free", type=float, help="strength of changes of no anatomy, 0.05 cm by default")
+    shapes.add_argument("--closed", type=float, help="share of heads with closed eyes, 0.3 by default")
     shapes.add_argument("--seed", type=int)
     shapes.add_argument("--version", default="1", help="of the model")
     shapes.add_argument("--licence", default="GPL-3.0-or-later", help="of the model")

@@ -44,12 +44,14 @@ class Settings:
         modes: of each family.
         free: how strongly each head is changed by bumps of no anatomy, in centimetres: what the sources'
             heads have in common is not all that heads can have.
+        closed: the share of heads whose eyes are closed, as they mostly are in scans.
         seed: of everything drawn.
     """
 
     people: int = 2400
     modes: int = 140
     free: float = 0.05
+    closed: float = 0.3
     seed: int = 1
 
 
@@ -62,12 +64,15 @@ class Family:
         modes: int8 (k, n, 3), in units of `scale`.
         scale: (k,), in centimetres.
         triangles: (m, 3) vertex indices.
+        lids: (k,), by how much the modes' weights differ with the eyes closed from what they are with them
+            open, on average; zero for all if no eyes were closed.
     """
 
     mean: F32
     modes: NDArray[np.int8]
     scale: F32
     triangles: I32
+    lids: F32
 
 
 def changed(head: Head, rng: np.random.Generator, strength: float) -> F32:
@@ -102,12 +107,13 @@ def changed(head: Head, rng: np.random.Generator, strength: float) -> F32:
     return vertices + moved
 
 
-def drawn(model: HeadModel, source: str, settings: Settings) -> Iterator[tuple[Head, F32]]:
-    """Random heads that no test has seen, and their vertices in centimetres, changed freely."""
+def drawn(model: HeadModel, source: str, settings: Settings) -> Iterator[tuple[Head, F32, bool]]:
+    """Random heads that no test has seen, their vertices in centimetres, changed freely; eyes closed?"""
     for person in range(settings.people):
         rng = person_rng(source, "train", person, settings.seed)
-        head = model.head(rng)
-        yield head, changed(head, rng, settings.free)
+        lids = rng.uniform(0.6, 1) if rng.random() < settings.closed else 0.0
+        head = model.head(rng, lids=lids)
+        yield head, changed(head, rng, settings.free), lids > 0
 
 
 def aligned(shapes: F32, weights: F32) -> F32:
@@ -171,7 +177,8 @@ def family(model: HeadModel, source: str, settings: Settings) -> Family:
         raise ValueError(f"{settings.modes} modes need more than {settings.people} people")
     heads = list(drawn(model, source, settings))
     triangles = heads[0][0].triangles
-    shapes = np.stack([vertices for _, vertices in heads])
+    shapes = np.stack([vertices for _, vertices, _ in heads])
+    closed = np.array([shut for *_, shut in heads])
     weights = importance(shapes.mean(axis=0), triangles)
     shapes = aligned(shapes, weights)
     triangles = triangles[visible(shapes, triangles, np.random.default_rng(settings.seed))]
@@ -190,7 +197,11 @@ def family(model: HeadModel, source: str, settings: Settings) -> Family:
     modes = (best @ apart).reshape(settings.modes, -1, 3) / np.float32(len(shapes) ** 0.5)
     scale = np.abs(modes).max(axis=(1, 2)) / 127
     stored = np.rint(modes / scale[:, None, None]).astype(np.int8)
-    return Family(mean.astype(np.float32), stored, scale.astype(np.float32), triangles)
+    weights = best * np.float32(len(shapes) ** 0.5)  # of the heads: (k, p)
+    lids = np.zeros(len(best), np.float32)
+    if 0 < np.count_nonzero(closed) < len(closed):
+        lids = weights[:, closed].mean(axis=1) - weights[:, ~closed].mean(axis=1)
+    return Family(mean.astype(np.float32), stored, scale.astype(np.float32), triangles, lids)
 
 
 def write(

@@ -41,8 +41,8 @@ def person_rng(source: str, split: str, person: int, seed: int) -> np.random.Gen
 class HeadModel(Protocol):
     """What draws heads."""
 
-    def head(self, rng: np.random.Generator) -> Head:
-        """Draw a head."""
+    def head(self, rng: np.random.Generator, *, lids: float = 0.0) -> Head:
+        """Draw a head, its eyes closed so far at least: 1 is altogether."""
 
     def layout(self, size: int) -> Layout:
         """What draws a head's object-space map in the UV layout."""

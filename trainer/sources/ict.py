@@ -253,12 +253,15 @@ class IctModel:
         table = UvTable.build(self.uv, self.face_uv_triangles, size)
         return lambda rng: table.gather(self.head(rng).normals, self.face_triangles)
 
-    def head(self, rng: np.random.Generator, expression_rng: np.random.Generator | None = None) -> Head:
+    def head(
+        self, rng: np.random.Generator, expression_rng: np.random.Generator | None = None, lids: float = 0.0
+    ) -> Head:
         """Draw a person, and an expression.
 
         Args:
             rng: decides the person: the same state gives the same identity.
             expression_rng: decides the expression; `rng` by default.
+            lids: how far the eyes are closed, at least, 1 for altogether.
 
         Returns:
             The head, in centimetres.
@@ -281,6 +284,11 @@ class IctModel:
                         top = max(mood[i], mood[j])
                         mood[i] = mood[j] = top
         self._keep_lips_apart(mood)
+        for i, name in enumerate(self.expression_names):
+            if name.startswith("eyeBlink"):
+                mood[i] = max(mood[i], lids)
+            elif name.startswith("eyeWide"):
+                mood[i] *= 1 - lids
         shape = shape + np.tensordot(mood, self.expression, axes=1)
         shape = shape.astype(np.float32)
         return Head(shape, vertex_normals(shape, self.triangles), self.triangles, skin=self.skin)

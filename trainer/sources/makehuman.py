@@ -78,11 +78,12 @@ class MakeHumanModel:
         table = UvTable.build(self.uv, self.uv_triangles, size)
         return lambda rng: table.gather(self.head(rng).normals, self.triangles)
 
-    def head(self, rng: np.random.Generator) -> Head:
+    def head(self, rng: np.random.Generator, lids: float = 0.0) -> Head:
         """Draw a person and an expression.
 
         Args:
             rng: decides both.
+            lids: how far the eyes are closed, at least, 1 for altogether.
 
         Returns:
             The head, in metres, refined.
@@ -106,6 +107,11 @@ class MakeHumanModel:
                     actions[twin] = actions[name]
             if "mouthClose" in actions:
                 actions["mouthClose"] = min(actions["mouthClose"], actions.get("jawOpen", 0.0))
+        if lids > 0:
+            for name in ("eyeBlinkLeft", "eyeBlinkRight"):
+                actions[name] = max(lids, actions.get(name, 0.0))
+            for name in ("eyeWideLeft", "eyeWideRight"):
+                actions[name] = (1 - lids) * actions.get(name, 0.0)
 
         def tensors(values: dict[str, float]) -> dict[str, Any]:
             return {name: self._torch.tensor([value]) for name, value in values.items()}
