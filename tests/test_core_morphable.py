@@ -58,7 +58,7 @@ def test_a_head_that_was_hidden_in_part_is_found_again(number, seed, yaw, pitch)
     field = truth.copy()
     field[hole] = unit(truth[hole] + np.array([0.3, 0.2, 0], np.float32))  # a poor answer
     found = fitted(np.where(known[..., None], truth, np.float32(7)), known, valid)
-    assert found is not None and found.doubt < FITS[0]
+    assert found is not None and found.doubt < 0.3 * FITS
     assert found.family is head.family
     assert np.degrees(np.arccos((np.trace(found.view.rotation.T @ head.view.rotation) - 1) / 2)) < 3
     assert abs(np.log(found.view.scale / head.view.scale)) < 0.05
@@ -190,7 +190,7 @@ def test_the_other_half_comes_by_a_head_that_fits_and_by_the_relief_otherwise(mo
     assert not asked and degrees(sure, truth)[hole].mean() < 0.7 * degrees(predicted, truth)[hole].mean()
     assert np.array_equal(sure[~hole], predicted[~hole])
     # A doubtful one, beside halves that are alike, is none; beside others it is the better guide.
-    doubtful = replace(head, doubt=1.3 * FITS[1])
+    doubtful = replace(head, doubt=1.3 * FITS)
     assert np.array_equal(with_twin(predicted, truth, hole, valid, doubtful), predicted) and asked
     unlikeness = 0.5
     better = degrees(with_twin(predicted, truth, hole, valid, doubtful), truth)[hole].mean()
@@ -218,13 +218,33 @@ def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, doubts, found, aske
     assert head is not None and head.doubt == found and len(tried) == len(set(tried)) == asked
 
 
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("closed", [False, True])
+def test_eyes_are_found_open_or_closed(number, closed):
+    """Steps on normals alone do not close an eye: the lid is nowhere in the picture before."""
+    _, _, head = drawn(number, 4)
+    family = head.family
+    lids = family.lids.astype(np.float64)
+    along = float(lids @ lids)
+    assert along > 1
+    weights = 0.4 * head.view.weights
+    weights += (float(closed) - float(weights @ lids) / along) * lids
+    head = replace(head, view=replace(head.view, weights=weights))
+    truth = head.normals.copy()
+    valid = truth.any(axis=-1)
+    hole = one_half(head, valid)
+    found = fitted(np.where(hole[..., None], np.float32(7), truth), valid & ~hole, valid)
+    assert found is not None
+    assert abs(float(found.view.weights @ found.family.lids) / along - float(closed)) < 0.35
+
+
 def test_pores_do_not_make_a_head_less_likely():
     truth, valid, head = drawn(0, 6)
     rng = np.random.default_rng(0)
     rough = unit(truth + rng.normal(0, 0.03, truth.shape).astype(np.float32))
     hole = eye_hidden(head, valid)
     found = fitted(rough, valid & ~hole, valid)
-    assert found is not None and found.doubt < FITS[0]
+    assert found is not None and found.doubt < 0.3 * FITS
 
 
 def test_changes_of_normals_are_the_derivatives():
@@ -285,7 +305,7 @@ def test_a_model_of_something_else_is_told(tmp_path, monkeypatch):
     path = tmp_path / "head_shapes.npz"
     np.savez(
         path, names=np.array(["one"]), modes0=np.zeros((2, 5, 3)), scale0=np.ones(2),
-        mean0=np.zeros((4, 3)), triangles0=np.zeros((1, 3), int),
+        mean0=np.zeros((4, 3)), triangles0=np.zeros((1, 3), int), lids0=np.zeros(2),
     )  # fmt: skip
     monkeypatch.setattr(module, "default_path", lambda: path)
     normals, valid = sphere_normals(64, 64)
@@ -298,5 +318,5 @@ def test_how_well_it_must_fit_is_used(monkeypatch):
     hole = eye_hidden(head, valid)
     predicted = np.where(hole[..., None], np.array([0, 0, 1], np.float32), truth)
     assert not np.array_equal(with_head(predicted, truth, hole, valid), predicted)
-    monkeypatch.setattr(guess, "FITS", (1e-6, 2e-6))
+    monkeypatch.setattr(guess, "FITS", 2e-6)
     assert np.array_equal(with_head(predicted, truth, hole, valid), predicted)

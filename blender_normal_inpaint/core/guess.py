@@ -36,15 +36,16 @@ SURE = 0.03
 #: loss is one that every such bound lets in; at (0.15, 0.22) they gain 0.80 and 0.48.
 TWINS = (0.25, 0.4)
 
-#: A head as doubtful as the upper of `FITS`, and a map whose halves are so unlike, tell equally well which
-#: texels are each other's mirror image. Seen with half hidden: a scan without mouth and chin, doubt 0.11 and
-#: unlikeness 0.08, 1 degree worse by the head; one with hair, 0.14 and 0.47, 0.7 better; one cut off below
-#: the nose, 0.07 and 0.19, 1.9 better; whole heads, 0.02 and 0.1, 0.5 to 1 better.
+#: A head as doubtful as `FITS`, and a map whose halves are so unlike, tell equally well which texels are each
+#: other's mirror image. Seen with half hidden: a scan without mouth and chin, doubt 0.11 and unlikeness 0.08,
+#: 1 degree worse by the head; one with hair, 0.14 and 0.47, 0.7 better; one cut off below the nose, 0.07 and
+#: 0.19, 1.9 better; whole heads, 0.02 and 0.1, 0.5 to 1 better.
 ALIKE = 0.1
 
 #: How doubtful a head may be to tell that in full, and from where it cannot; and how far off, squared, the
-#: other half may be at known texels nearby, for a face may be so and its hair not.
-PLACED, TWIN_NEARBY = (0.08, 0.25), (0.03, 0.15)
+#: other half is at known texels nearby where it counts half, for a face may be its own mirror image and its
+#: hair not.
+PLACED, TWIN_NEARBY = (0.08, 0.25), 0.15
 
 #: How much the other half counts deep inside of what it shows; and how deep, as a share of the map's longer
 #: side, it counts half of that. The network is better along the border.
@@ -58,22 +59,23 @@ END = 0.064
 #: Which part of that it is by the head.
 HEAD_END = 0.25
 
-#: How doubtful a head of the morphable model may be (see `morphable.Head.doubt`) for it to count in full, and
-#: from where it does not count. Measured on 168 held-out views with large holes, most of heads that the model
-#: has nothing quite like, at a weight of three quarters: up to 0.03 answers gain 2.4 degrees and none loses
-#: more than 0.05, between 0.03 and 0.07 they gain one and the worst loses 1.6, above 0.07 most lose.
-FITS = (0.025, 0.08)
+#: From where on a head of the morphable model is too doubtful (see `morphable.Head.doubt`) to count, and how
+#: doubtful it is when it counts half. Measured on 150 views with large and thin holes, of heads of its own
+#: sources, of such heads changed, and of scans, which are of no source: the share that errs least is 0.8 for
+#: the first (doubt 0.01 to 0.02), 0.6 for the second (0.03 to 0.05), and 0.4, 0.3 and 0.2 for three scans
+#: (0.018, 0.04, 0.07); with these and the two below the scans' holes gain up to a tenth on heads counting in
+#: full up to 0.025.
+FITS, HALF = 0.08, 0.055
 
-#: How deep, as a share of the map's longer side, it counts half; at six times that it counts six sevenths,
-#: and no more deeper in. Measured on 24 held-out heads, some of them with skin on: thin holes at 0.002 a
-#: hundredth better than at 0.004, which is as much better than 0.008.
-HEAD_FADE = 0.003
+#: How deep, as a share of the map's longer side, it counts half of that; at six times that it counts six
+#: sevenths of it, and no more deeper in.
+HEAD_FADE = 0.0055
 
 #: How far off, squared, its normals' tips may be at known texels nearby for it to count in full, and from
 #: where it does not count; and over blocks of which share of the longer side of what lies around the hole
-#: that is looked at. Measured on 32 held-out heads: without it single answers become worse by up to 1.2
-#: degrees, with it by up to 0.5; at (0.01, 0.04) it gains less in large holes.
-NEARBY, NEARBY_SIDE = (0.03, 0.15), 1 / 64
+#: that is looked at. Measured on the same: nearly as good without it, which is no surprise for faces; it is
+#: for what is none.
+NEARBY, NEARBY_SIDE = (0.06, 0.3), 1 / 64
 
 
 def first_guess(
@@ -184,16 +186,16 @@ def with_twin(
     for _ in range(MARGIN):
         wanted = harmonic.grow(wanted)
     wanted = wanted & valid
-    by_head = head is not None and head.doubt <= FITS[1]
+    by_head = head is not None and head.doubt <= FITS
     if not by_head:
         image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, wanted)
         most = min(1.0, max(0.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
         wide = END * min(1.0, unlikeness / TWINS[0]) ** 2
-        by_head = head is not None and head.doubt / FITS[1] < unlikeness / ALIKE
+        by_head = head is not None and head.doubt / FITS < unlikeness / ALIKE
     if head is not None and by_head:
         image, trust = head.other_side(normals, known, wanted)
         doubt = np.full(1, head.doubt, np.float32)
-        most, doubtful = 1 - float(rise(doubt, *PLACED)[0]), rise(doubt, *FITS)
+        most = 1 - float(rise(doubt, *PLACED)[0])
         wide = END * HEAD_END
     seen = image.any(axis=-1)
     there = hole & seen
@@ -202,7 +204,7 @@ def with_twin(
     weights = np.float32(SHARE * most) * trust[there]
     apart, beside = normals - image, known & seen
     if by_head:
-        weights = weights * (1 - doubtful * rise(_nearby(apart, beside, there), *TWIN_NEARBY))
+        weights = weights / (1 + _nearby(apart, beside, there) / np.float32(TWIN_NEARBY))
     weights = _faded(weights, there, FADE * max(hole.shape))
     wide *= max(hole.shape)
     if wide > 1:
@@ -237,7 +239,7 @@ def with_head(
         float32 (h, w, 3): unit in the hole, `predicted` elsewhere.
     """
     known = valid & ~hole
-    if head.doubt >= FITS[1]:
+    if head.doubt >= FITS:
         return predicted
     box = box_around(hole, MARGIN)
     image = head.normals[box]
@@ -246,7 +248,8 @@ def with_head(
     if not there.any():
         return predicted
     apart, beside = normals[box] - image, known[box] & seen
-    weights = 1 - rise(np.full(1, head.doubt, np.float32), *FITS)
+    doubt = np.full(1, head.doubt, np.float32)
+    weights = np.maximum(1 - (doubt / np.float32(FITS)) ** 2, 0) / (1 + (doubt / np.float32(HALF)) ** 2)
     weights = weights * (1 - rise(_nearby(apart, beside, there), *NEARBY))
     weights = _faded(weights, there, HEAD_FADE * max(hole.shape))
     result = predicted.copy()

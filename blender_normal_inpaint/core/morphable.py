@@ -57,6 +57,9 @@ NARROW, WIDE = 0.25, 2.0
 #: there are so many.
 DOUBTFUL, FINISHED = 0.03, 3
 
+#: How far eyes are closed that are tried, as a share of the way from open ones to closed ones.
+BLINKS = (0.0, 1.25)
+
 #: Degree of the polynomial that stands for a smooth field; squared distance of tips beyond which it does not
 #: matter how far off it is.
 SMOOTH, FAR = 3, 0.25
@@ -88,11 +91,14 @@ class Family:
         mean: float32 (n, 3), x to the head's left, y up, z out of the face, in centimetres.
         modes: float32 (n, k, 3), displacements for one standard deviation; their weights are independent.
         triangles: int32 (m, 3), vertex indices, counter-clockwise seen from outside.
+        lids: float32 (k,), by how much the weights of heads with their eyes closed differ from those of heads
+            with open eyes, on average; zero if that is not told.
     """
 
     mean: FloatArray
     modes: FloatArray
     triangles: IntArray
+    lids: FloatArray
 
     @functools.cached_property
     def _corners(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -298,7 +304,8 @@ def families(path: Path) -> tuple[Family, ...]:
             mean, triangles = data[f"mean{number}"], data[f"triangles{number}"].astype(np.int32)
             if mean.shape != modes.shape[1:] or triangles.max() >= len(mean):
                 raise ValueError(f"{mean.shape} and {modes.shape}")
-            result.append(Family(mean, np.ascontiguousarray(modes.transpose(1, 0, 2)), triangles))
+            modes, lids = np.ascontiguousarray(modes.transpose(1, 0, 2)), data[f"lids{number}"]
+            result.append(Family(mean, modes, triangles, lids))
     return tuple(result)
 
 
@@ -346,7 +353,31 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
 def _begun(family: Family, view: View, grid: _Grid) -> tuple[float, Family, View] | None:
     """The misfit after the first steps that move modes, the family, and the view then."""
     after = _stepped(family, view, grid, FIRST)
+    if after is not None:
+        after = _blinked(family, after, grid)
     return None if after is None else (_misfit(family, after, grid, grid.known), family, after)
+
+
+def _blinked(family: Family, view: View, grid: _Grid) -> View:
+    """The view, with eyes open or closed as the map has them: steps do not lead from one to the other."""
+    count = view.weights.size
+    lids = family.lids[:count].astype(np.float64)
+    along = float(lids @ lids)
+    if along < 1e-6:
+        return view
+    now = float(view.weights @ lids) / along
+    views = [view, *(replace(view, weights=view.weights + (to - now) * lids) for to in BLINKS)]
+    return min(views, key=lambda one: _plainly_off(family, one, grid))
+
+
+def _plainly_off(family: Family, view: View, grid: _Grid) -> float:
+    """Mean squared distance of tips where known texels show a head, of each at most `FAR`."""
+    picture = _Picture(family, view, grid.shape)
+    known = grid.known.reshape(-1)[picture.texels]
+    if not known.any():
+        return np.inf
+    apart = (grid.normals.reshape(-1, 3)[picture.texels] - picture.normals)[known]
+    return float(np.minimum(np.einsum("px,px->p", apart, apart), FAR).mean())
 
 
 def _finished(family: Family, view: View, grid: _Grid, last: _Grid, shape: tuple[int, int]) -> Head | None:
@@ -360,7 +391,8 @@ def _finished(family: Family, view: View, grid: _Grid, last: _Grid, shape: tuple
         if number > 1 and misfit > before * (1 - GAIN):
             break
         before = misfit
-    finished = _stepped(family, view.on_grid(grid.block / last.block), last, (count,) * LAST)
+    view = _blinked(family, view.on_grid(grid.block / last.block), last)
+    finished = _stepped(family, view, last, (count,) * LAST)
     if finished is None:
         return None
     return Head(family, finished.on_grid(last.block), shape, _doubt(family, finished, last))
