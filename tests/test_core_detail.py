@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -199,6 +200,28 @@ def test_octaves_get_the_strength_of_their_surroundings(kind: str) -> None:
     assert whole.shape == weaker.shape
     assert (whole > 0.7).all() and (whole < 1.1).all(), whole
     np.testing.assert_allclose(weaker / whole, 1 / 0.8, rtol=0.06)
+
+
+def test_skin_with_folds_is_as_rough_with_them_in_its_finest_octaves() -> None:
+    """Folds are no sources: what the hole lacks for it is made up for, in tangent space alone."""
+    truth, hole = _skin(512, 0.0), _hole(512, "blob")
+    folds = np.zeros((512, 512), np.float32)
+    folds[20::64, 8:] = 1  # along rows, far enough apart for calm cells between them
+    slopes = truth[..., :2] / truth[..., 2:]
+    slopes = slopes + ndimage.gaussian_filter(folds, 1.0)[..., None] * (0, 2.0)
+    loud = _unit(np.concatenate([slopes, np.ones((512, 512, 1))], -1))
+    scene = split(_harmonic(loud, hole), loud, hole, ~hole, "tangent", 4.0, lambda _share: None)
+    assert scene is not None and scene.folded
+    generator = np.random.default_rng(0)
+    for tile in tiles(scene, scene.area):  # any texture
+        noise = 0.1 * (
+            generator.normal(size=scene.area[tile].shape) + 1j * generator.normal(size=scene.area[tile].shape)
+        )
+        np.copyto(scene.detail[tile], noise.astype(np.complex64), where=scene.area[tile])
+    ratio = factors(scene) / factors(replace(scene, folded=False))
+    assert (ratio[:2] > 1.04).all() and (ratio[:2] < 1.6).all() and np.allclose(ratio[2:], 1), ratio
+    of_head = split(_harmonic(loud, hole), loud, hole, ~hole, "camera", 4.0, lambda _share: None)
+    assert of_head is not None and not of_head.folded
 
 
 def test_factors_of_all_octaves_alike_are_one_factor() -> None:

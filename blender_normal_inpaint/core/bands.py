@@ -80,6 +80,7 @@ class Scene:
         isotropic: True if turning patches does no harm.
         common: How rough the usual texel is, as a quantile of those around the hole.
         least: Root mean square of detail under which a texel says nothing of the usual.
+        folded: True if what is louder than the usual is the skin's own: a fold or a scar, no lid or lip.
     """
 
     composite: FloatArray
@@ -95,6 +96,7 @@ class Scene:
     isotropic: bool
     common: float
     least: float
+    folded: bool
 
 
 def split(
@@ -170,6 +172,7 @@ def split(
         isotropic=False,
         common=_CALM if space == "camera" else 0.5,
         least=_FAINT if space == "camera" else FLAT,
+        folded=space == "tangent",
     )
     tell(0.2)
 

@@ -23,6 +23,10 @@ from .planes import enlarge, margin, pull_push, shrink, unit
 _AIMS = (0.94, 0.9, 0.87, 0.86)
 # In thin holes a little less, by their mean width in texels.
 _THIN = ((3.0, 12.0, 48.0), (0.92, 0.94, 1.0))
+# So many of them are as strong as what is around the hole with its features, folds and scars, which are no
+# sources and so never in the hole. Measured on twelve pieces of a scan of skin: the finest two at 0.76 and
+# 0.79 of the truth's without it, at 0.85 and 0.87 with it, for 1 to 2 % more error; all four, 3 to 4 %.
+_FINE = 2
 _RANGE = 0.3, 1.5
 # What is measured: so many windows of this side, those with most of the hole and of what is around it.
 _WINDOWS, _WINDOW = 12, 128
@@ -37,7 +41,7 @@ _FEWEST = 64  # texels of an octave, in the hole and around it
 
 def factors(scene: Scene) -> FloatArray:
     """How many times stronger each octave of the detail in the hole should be, (4,) float32."""
-    energy, _, calm = roughness(scene, _CELL)
+    energy, there, calm = roughness(scene, _CELL)
     texture = pull_push(energy, calm.astype(np.float32))
     count = len(_AIMS)
     # In the hole, by octave, of each block: how many texels, and means of products of shape and detail.
@@ -70,27 +74,35 @@ def factors(scene: Scene) -> FloatArray:
             level = coarser
     result = np.ones(count, np.float32)
     rougher = rough_hole[0] / rough_hole[1] * rough_around[1] / max(rough_around[0], 1e-20)
+    features = _with_features(energy, there, calm) if scene.folded else 1.0
     aim = float(np.interp(thickness(scene.area), *_THIN))
     for k in range(count):
         count_hole, own, both, more = np.concatenate(hole[k], axis=1)
-        count_around, there = np.concatenate(around[k], axis=1)
+        count_around, outer = np.concatenate(around[k], axis=1)
         if min(count_hole.sum(), count_around.sum()) < _FEWEST:  # too thin for this octave and all above it
             result[k:] = result[k - 1] if k else 1
             break
-        share = (aim * _AIMS[k]) ** 2 * rougher
-        want = np.average(there, weights=count_around) * share
-        want_usual = _calm(there, count_around) * share * _USUAL
+        share = (aim * _AIMS[k]) ** 2 * rougher * (features if k < _FINE else 1)
+        want = np.average(outer, weights=count_around) * share
+        want_usual = _calm(outer, count_around) * share * _USUAL
         low, high = _RANGE
         for _ in range(10):  # the whole gets louder with the factor
             middle = (low + high) / 2
-            energy = own + 2 * middle * both + middle**2 * more
-            average = np.average(energy, weights=count_hole)
-            if average < want or _calm(energy, count_hole) < want_usual:
+            inner = own + 2 * middle * both + middle**2 * more
+            average = np.average(inner, weights=count_hole)
+            if average < want or _calm(inner, count_hole) < want_usual:
                 low = middle
             else:
                 high = middle
         result[k] = (low + high) / 2
     return result
+
+
+def _with_features(energy: FloatArray, there: BoolArray, calm: BoolArray) -> float:
+    """How much rougher a map is with its features, each as loud as calm cells can be, than without them."""
+    if not calm.any():
+        return 1.0
+    return float(np.minimum(energy[there], energy[calm].max()).mean() / max(energy[calm].mean(), 1e-20))
 
 
 def _by_blocks(products: list[FloatArray], wanted: BoolArray, side: int) -> FloatArray:
