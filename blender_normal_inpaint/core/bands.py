@@ -237,7 +237,10 @@ def _shaped_low_pass(
     # Area averages and the bilinear way back count for a quarter of a squared coarse texel together.
     first = np.sqrt(max(cut * cut - (0.25 if coarser else 0.0), 0.04))
     fine = convolve(stack, gaussian(first))
-    lows = [fine]
+    lows, shapes = [fine], [fine[:3] / np.maximum(fine[4], 1e-6)]
+    outside = ((known > 0.99) & (fine[3] > 0.99 * fine[4])).astype(np.float32)
+    amplitudes, usual, rising = [], [], []
+    band: npt.NDArray[Any] = coarse / np.maximum(weight, np.float32(1e-6)) - shapes[0]
     # Each next octave: half the size, where the remaining width is a short kernel.
     level, have, shrunk = fine, cut, 1
     pads = []
@@ -255,25 +258,25 @@ def _shaped_low_pass(
         for h, w in reversed(pads):
             back = enlarge(margin(back), 2)[:, :h, :w]
         lows.append(back)
-    shapes = [low[:3] / np.maximum(low[4], 1e-6) for low in lows]
-    inside = (lows[-1][3] < 0.02 * lows[-1][4]) & (weight > 0.99)
-    outside = ((known > 0.99) & (fine[3] > 0.99 * fine[4])).astype(np.float32)
-    if np.count_nonzero(inside) < 64:  # too thin to have an interior: one octave below the cut, by experience
-        inside[...] = False
-    gains = []
-    amplitudes, usual, rising = [], [], []
-    band: npt.NDArray[Any] = coarse / np.maximum(weight, np.float32(1e-6)) - shapes[0]
-    for k in range(len(shapes)):
+        shapes.append(back[:3] / np.maximum(back[4], 1e-6))
         rising.append(_usual(np.sqrt(np.square(band).sum(0)), outside))
         # A low-pass is off by a shape's curvature times the square of its width, so that of a band less its
         # share of the next one a smooth shape drops out, and texture is left.
-        if k + 1 < len(shapes):
-            lower = shapes[k] - shapes[k + 1]
-            band -= lower * np.float32(1 / 4 if k else (first / cut) ** 2 / 3)
+        lower = shapes[-2] - shapes[-1]
+        band -= lower * np.float32(1 / 4 if k > 1 else (first / cut) ** 2 / 3)
         amplitudes.append(np.sqrt(np.square(band).sum(0)))
-        usual.append(_usual(amplitudes[k], outside))
+        usual.append(_usual(amplitudes[-1], outside))
+        if not coarser and usual[0] < _FAINT:
+            return np.concatenate([shapes[0], outside[None]]), 0.0, cut
         band = lower
-    texture = 0 if not coarser and usual[0] < _FAINT else len(shapes)
+    amplitudes.append(np.sqrt(np.square(band).sum(0)))
+    usual.append(_usual(amplitudes[-1], outside))
+    rising.append(usual[-1])
+    inside = (lows[-1][3] < 0.02 * lows[-1][4]) & (weight > 0.99)
+    if np.count_nonzero(inside) < 64:  # too thin to have an interior: one octave below the cut, by experience
+        inside[...] = False
+    gains = []
+    texture = len(shapes)
     for k in range(1, texture):
         if rising[k] > _RISE * rising[k - 1]:
             texture = k if k > 1 else 0

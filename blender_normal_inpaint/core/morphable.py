@@ -55,7 +55,7 @@ NARROW, WIDE = 0.25, 2.0
 
 #: A head in less doubt than that is the one; in more, others that began less well are finished as well, until
 #: there are so many.
-DOUBTFUL, FINISHED = 0.03, 3
+DOUBTFUL, FINISHED = 0.05, 3
 
 #: How far eyes are closed that are tried, as a share of the way from open ones to closed ones.
 BLINKS = (0.0, 1.25)
@@ -353,8 +353,6 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
 def _begun(family: Family, view: View, grid: _Grid) -> tuple[float, Family, View] | None:
     """The misfit after the first steps that move modes, the family, and the view then."""
     after = _stepped(family, view, grid, FIRST)
-    if after is not None:
-        after = _blinked(family, after, grid)
     return None if after is None else (_misfit(family, after, grid, grid.known), family, after)
 
 
@@ -383,6 +381,7 @@ def _plainly_off(family: Family, view: View, grid: _Grid) -> float:
 def _finished(family: Family, view: View, grid: _Grid, last: _Grid, shape: tuple[int, int]) -> Head | None:
     """The head of a view after all steps, on a map of a shape; None if too little of it is seen."""
     count, before = family.modes.shape[1], np.inf
+    view = _blinked(family, view, grid)
     for number in range(MOST):
         step = _step(family, view, grid, count)
         if step is None:
