@@ -371,6 +371,17 @@ def test_a_fold_is_not_strewn_over_calm_skin() -> None:
     assert np.linalg.norm(got - base, axis=-1)[hole].max() < 2 * usual
 
 
+def test_where_every_piece_of_skin_has_a_feature_some_are_sources_all_the_same() -> None:
+    hole = _hole(512, "blob")
+    rows, columns = np.mgrid[0:512, 0:512]
+    spots = (rows % 80 < 32) & (columns % 80 < 32)
+    slopes = np.where(spots, 6.0, 1.0) * _slopes(512, 0.0)
+    normals = _unit(np.stack([slopes.real, slopes.imag, np.ones((512, 512))], -1))
+    filled, base = _fill(normals, hole), _harmonic(normals, hole)
+    assert _std(_laplacian(filled), hole) > 0.5 * _std(_laplacian(normals), ~hole)
+    assert _std(_laplacian(base), hole) < 0.2 * _std(_laplacian(normals), ~hole)
+
+
 def test_sources_are_known_and_valid() -> None:
     # Wild texels outside valid would show in the fill if they were read; so would NaN.
     size = 256
