@@ -218,6 +218,25 @@ def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, doubts, found, aske
     assert head is not None and head.doubt == found and len(tried) == len(set(tried)) == asked
 
 
+def test_small_gaps_in_what_is_shown_are_filled():
+    """A pupil is a hole in a surface, and what is behind a lid is seen by no other half."""
+    there = disc(SIZE, SIZE, 128, 128, 90)
+    small, large = disc(SIZE, SIZE, 110, 110, 1), disc(SIZE, SIZE, 150, 150, 20)
+    gaps = module._gaps(there & ~small & ~large)
+    assert gaps[small].all() and not (gaps & there & ~small & ~large).any()
+    assert gaps[large].mean() < 0.03 and (gaps & ~there).mean() < 0.001  # its jags, and those of the edge
+    _, valid, head = drawn(0, 8, 0.0, 0.1)
+    picture = np.zeros(valid.size, np.bool_)
+    picture[head._picture.texels] = True
+    gaps = module._gaps(picture.reshape(valid.shape))
+    assert 4 < np.count_nonzero(gaps) < 400
+    assert np.abs(np.linalg.norm(head.normals[gaps], axis=-1) - 1).max() < 1e-5
+    hole = one_half(head, valid)
+    image, trust = head.other_side(np.where(hole[..., None], 0, head.normals), valid & ~hole, hole)
+    shown = image.any(axis=-1)
+    assert not (module._gaps(shown) & hole).any() and np.array_equal(trust > 0, shown)
+
+
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("closed", [False, True])
 def test_eyes_are_found_open_or_closed(number, closed):

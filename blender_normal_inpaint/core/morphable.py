@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
+from .harmonic import grow
 from .normals import unit
 from .pose import Pose, arrays_of, pose
 from .raster import IntArray, rasterize
-from .resample import block_sum, box_around, evened, framed, rise, sampled
+from .resample import block_sum, box_around, evened, framed, rise, sampled, spread
 
 #: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact.
 PLACING, SHAPING, FINISHING = 32, 64, 128
@@ -68,6 +69,10 @@ SMOOTH, FAR = 3, 0.25
 #: tells, and where the head's mirror image lies so many centimetres behind or before what is seen there. How
 #: sure it is is evened over blocks, of which so many lie along the longer side.
 FACING, BEHIND, EVEN = (0.15, 0.55), (0.4, 1.2), 64
+
+#: Gaps in what is shown, half as wide as that share of the longer side at most, are filled from around them:
+#: else less and less of an eye counts towards its pupil.
+GAP = 0.008
 
 #: Texels are no independent witnesses: all of them count as so many, each off by as much as they are off in
 #: the mean, squared, times `NOISE`, but no less than `EXACT`.
@@ -195,6 +200,8 @@ class Head:
         """What the map shows of it: float32 (h, w, 3), unit, zero where it is not."""
         result = np.zeros((*self.shape, 3), np.float32)
         result.reshape(-1, 3)[self._picture.texels] = self._picture.normals
+        gaps = _gaps(np.asarray(result.any(axis=-1)))
+        result[gaps] = unit(spread(result, ~gaps)[gaps])
         return result
 
     def other_side(
@@ -240,7 +247,22 @@ class Head:
         if good.any():
             even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
+            gaps = _gaps(trust > 0) & wanted
+            layers = spread(np.concatenate([image, trust[..., None]], axis=-1), trust > 0)
+            image[gaps], trust[gaps] = unit(layers[gaps, :3]), layers[gaps, 3]
         return image, trust
+
+
+def _gaps(there: BoolArray) -> BoolArray:
+    """Texels of small gaps in what is there: a pupil, a nostril, a lid's shadow."""
+    closed = there
+    reach = max(1, round(GAP * max(there.shape)))
+    for _ in range(reach):
+        closed = grow(closed)
+    closed = ~closed
+    for _ in range(reach):
+        closed = grow(closed)
+    return ~closed & ~there
 
 
 class _Picture:
