@@ -60,14 +60,14 @@ END = 0.064
 HEAD_END = 0.25
 
 #: From where on a head of the morphable model is too doubtful (see `morphable.Head.doubt`) to count, and how
-#: doubtful it is when it counts half. Measured on 150 views with large and thin holes, of heads of its own
-#: sources, of such heads changed, and of scans, which are of no source: the share that errs least is 0.8 for
-#: the first (doubt 0.01 to 0.02), 0.6 for the second (0.03 to 0.05), and 0.4, 0.3 and 0.2 for three scans
-#: (0.018, 0.04, 0.07); with these and the two below the scans' holes gain up to a tenth on heads counting in
-#: full up to 0.025.
+#: soon it counts less: at 0.01 for 0.95, at 0.02 for 0.83, at 0.04 for 0.49, at 0.06 for 0.2. Measured on
+#: 150 views with large and thin holes, of heads of its own sources, of such heads changed, and of scans,
+#: which are of no source: the share that errs least is 0.8 for the first (doubt 0.01 to 0.02), 0.6 for the
+#: second (0.03 to 0.05), and 0.4, 0.3 and 0.2 for three scans (0.018, 0.04, 0.07); with these and the two
+#: below the scans' holes gain up to a tenth on heads counting in full up to 0.025.
 FITS, HALF = 0.08, 0.055
 
-#: How deep, as a share of the map's longer side, it counts half of that; at six times that it counts six
+#: How deep, as a share of the map's longer side, it counts half of that; at six times this it counts six
 #: sevenths of it, and no more deeper in.
 HEAD_FADE = 0.0055
 
