@@ -56,7 +56,7 @@ NARROW, WIDE = 0.25, 2.0
 
 #: A head in less doubt than that is the one; in more, others that began less well are finished as well, until
 #: there are so many.
-DOUBTFUL, FINISHED = 0.05, 3
+DOUBTFUL, FINISHED = 0.03, 3
 
 #: How far eyes are closed that are tried, as a share of the way from open ones to closed ones.
 BLINKS = (0.0, 1.25)
