@@ -130,9 +130,7 @@ def roughness(planes: FloatArray, known: BoolArray, unknown: BoolArray, block: i
         known, unknown = block_sum(known, block) == block * block, block_sum(unknown, block) > 0
         means = np.stack([block_sum(plane, block) for plane in planes]) / np.float32(block * block)
         planes = np.asarray(means * known, dtype=np.float32)
-    near = unknown
-    for _ in range(8):
-        near = harmonic.grow(near)
+    near = harmonic.grow(unknown, 8)
     whole = known & near
     whole[0] = whole[-1] = whole[:, 0] = whole[:, -1] = False
     # All four neighbours must be known, too.

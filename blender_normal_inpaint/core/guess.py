@@ -182,9 +182,7 @@ def with_twin(
         float32 (h, w, 3): unit in the hole, `predicted` elsewhere.
     """
     known = valid & ~hole
-    wanted = hole
-    for _ in range(MARGIN):
-        wanted = harmonic.grow(wanted)
+    wanted = harmonic.grow(hole, MARGIN)
     wanted = wanted & valid
     by_head = head is not None and head.doubt <= FITS
     if not by_head:

@@ -30,14 +30,16 @@ def border_of(unknown: BoolArray, known: BoolArray) -> BoolArray:
     return known & grow(unknown)
 
 
-def grow(flags: BoolArray) -> BoolArray:
-    """The flags spread by one texel up, down, left and right."""
-    grown = flags.copy()
-    grown[1:] |= flags[:-1]
-    grown[:-1] |= flags[1:]
-    grown[:, 1:] |= flags[:, :-1]
-    grown[:, :-1] |= flags[:, 1:]
-    return grown
+def grow(flags: BoolArray, steps: int = 1) -> BoolArray:
+    """The flags spread by so many texels up, down, left and right."""
+    for _ in range(steps):
+        grown = flags.copy()
+        grown[1:] |= flags[:-1]
+        grown[:-1] |= flags[1:]
+        grown[:, 1:] |= flags[:, :-1]
+        grown[:, :-1] |= flags[:, 1:]
+        flags = grown
+    return flags
 
 
 def _conjugate_gradients(field: FloatArray, active: BoolArray, fixed: BoolArray, iterations: int) -> None:
@@ -184,9 +186,7 @@ def extend(values: FloatArray, border: BoolArray, unknown: BoolArray) -> FloatAr
     if count <= SMALL:
         _conjugate_gradients(field, open_, border, 200)
     else:
-        band = border
-        for _ in range(BAND):
-            band = grow(band)
+        band = grow(border, BAND)
         band = band & open_
         _conjugate_gradients(field, band, border | (open_ & ~band), 3 * BAND)
     return field

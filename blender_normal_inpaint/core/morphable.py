@@ -255,14 +255,8 @@ class Head:
 
 def _gaps(there: BoolArray) -> BoolArray:
     """Texels of small gaps in what is there: a pupil, a nostril, a lid's shadow."""
-    closed = there
     reach = max(1, round(GAP * max(there.shape)))
-    for _ in range(reach):
-        closed = grow(closed)
-    closed = ~closed
-    for _ in range(reach):
-        closed = grow(closed)
-    return ~closed & ~there
+    return ~grow(~grow(there, reach), reach) & ~there
 
 
 class _Picture:

@@ -169,9 +169,7 @@ def extend(
     if max(unknown.shape) > COARSEST:
         start = extend_coarsely(given, known, unknown, length, steps)
         # Deeper in, all waves are so long that the coarser grid has them: the work follows the border.
-        near = known
-        for _ in range(BAND):
-            near = grow(near)
+        near = grow(known, BAND)
         near &= unknown
     planes = len(values)
     result[:, unknown] = start[:, unknown]
