@@ -110,11 +110,13 @@ def make_crop(seed: int = 0, height: int = 6, width: int = 9) -> Crop:
 
 
 def make_wide_crop() -> Crop:
-    """A crop whose context is another part of the map, of another size."""
+    """A crop whose context is another part of the map, of another size, with what the other half shows."""
     crop = make_crop(4)
     hole = np.zeros((5, 7), bool)
-    wide = Wide(np.full((5, 7, 3), 0.25, np.float32), hole, ~hole, step=4, top=-8, left=-4)
-    return replace(crop, space="camera", detail=False, wide=wide)
+    normals = np.full((5, 7, 3), 0.25, np.float32)
+    wide = Wide(normals, hole, ~hole, step=4, top=-8, left=-4, twin=normals + 0.5)
+    twin = crop.normals - 0.5
+    return replace(crop, space="camera", detail=False, wide=wide, twin=twin, pores=False)
 
 
 def fails(client: WorkerClient, code: str, *, cancel: Callable[[], bool] = lambda: False) -> InpaintError:

@@ -32,7 +32,7 @@ FILL = Fill(
     id=7,
     folder="r7",
     arrays={"hole": [3, 4], "normals": [3, 4, 3]},
-    fields={"space": "tangent", "seed": -1, "detail": True, "symmetry": False, "wide": None},
+    fields={"space": "tangent", "seed": -1, "detail": True, "symmetry": False, "pores": True, "wide": None},
 )
 WRITE = WriteMap(id=8, folder="r8", shape=(3, 4, 4), dtype="<u2", path="C:\\Gesicht ß\n.png", form="png")
 HELLO = Hello(

@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,8 @@ class Scene:
         coarse: (4, H/f, W/f) low-pass normals (not unit) and share of known texels, the low-pass of the
             split.
         step: f, texels per coarse texel.
+        cut: Standard deviation in texels of the narrowest low-pass.
+        mixture: Shares of it and of ever wider ones, each by an octave, in the low-pass of the split.
         detail: (H, W) complex detail, known texels filled in.
         strength: Factor of the finest octave (1 unless the base has some of it).
         widest: Standard deviation in texels of the widest low-pass that takes part.
@@ -90,6 +93,8 @@ class Scene:
     origin: tuple[int, int]
     coarse: FloatArray
     step: int
+    cut: float
+    mixture: tuple[float, ...]
     detail: ComplexArray
     strength: float
     widest: float
@@ -153,7 +158,7 @@ def split(
     if turn is not None:
         composite = np.einsum("ij,jhw->ihw", turn, composite, optimize=True).astype(np.float32)
         coarse = np.einsum("ij,jhw->ihw", turn, coarse, optimize=True).astype(np.float32)
-    shape, strength, widest = _shaped_low_pass(
+    shape, mixture, strength, widest = _shaped_low_pass(
         coarse, coarse_weight, coarse_known, cut / step, octaves, step > 1, width_of_hole
     )
     if strength == 0:
@@ -166,6 +171,8 @@ def split(
         origin=(r0 - pad, c0 - pad),
         coarse=margin(shape),
         step=step,
+        cut=cut,
+        mixture=mixture,
         detail=np.zeros((height, width), np.complex64),
         strength=strength,
         widest=widest * step,
@@ -217,7 +224,7 @@ def _shaped_low_pass(
     octaves: int,
     coarser: bool,
     width: float,
-) -> tuple[FloatArray, float, float]:
+) -> tuple[FloatArray, tuple[float, ...], float, float]:
     """The shape under the detail: a low-pass whose response leaves to the detail what the base lacks.
 
     Args:
@@ -230,44 +237,28 @@ def _shaped_low_pass(
         width: Mean width of the hole in native texels.
 
     Returns:
-        (4, h, w) low-pass and share of known texels; strength of the finest band, 0 on a smooth surface;
-        the widest standard deviation used.
+        (4, h, w) low-pass and share of known texels; the shares of the ever wider low-passes in it; strength
+        of the finest band, 0 on a smooth surface; the widest standard deviation used.
     """
     stack = np.concatenate([coarse, known[None], weight[None]])
-    # Area averages and the bilinear way back count for a quarter of a squared coarse texel together.
-    first = np.sqrt(max(cut * cut - (0.25 if coarser else 0.0), 0.04))
-    fine = convolve(stack, gaussian(first))
+    passes = _low_passes(stack, cut, octaves, coarser)
+    fine = next(passes)
     lows, shapes = [fine], [fine[:3] / np.maximum(fine[4], 1e-6)]
     outside = ((known > 0.99) & (fine[3] > 0.99 * fine[4])).astype(np.float32)
     amplitudes, usual, rising = [], [], []
     band: npt.NDArray[Any] = coarse / np.maximum(weight, np.float32(1e-6)) - shapes[0]
-    # Each next octave: half the size, where the remaining width is a short kernel.
-    level, have, shrunk = fine, cut, 1
-    pads = []
-    for k in range(1, octaves + 1):
-        h, w = level.shape[-2:]
-        pads.append((h, w))
-        level = np.pad(level, ((0, 0), (0, h % 2), (0, w % 2)), mode="edge")
-        level = shrink(level, 2)
-        shrunk *= 2
-        want = cut * 2**k
-        rest = np.sqrt(max(want * want - have * have, 0.0)) / shrunk
-        level = convolve(level, gaussian(float(np.sqrt(max(rest * rest - 0.3, 0.1)))))
-        have = want
-        back = level
-        for h, w in reversed(pads):
-            back = enlarge(margin(back), 2)[:, :h, :w]
-        lows.append(back)
-        shapes.append(back[:3] / np.maximum(back[4], 1e-6))
+    for k, low in enumerate(passes, 1):
+        lows.append(low)
+        shapes.append(low[:3] / np.maximum(low[4], 1e-6))
         rising.append(_usual(np.sqrt(np.square(band).sum(0)), outside))
         # A low-pass is off by a shape's curvature times the square of its width, so that of a band less its
         # share of the next one a smooth shape drops out, and texture is left.
         lower = shapes[-2] - shapes[-1]
-        band -= lower * np.float32(1 / 4 if k > 1 else (first / cut) ** 2 / 3)
+        band -= lower * np.float32(1 / 4 if k > 1 else (_first(cut, coarser) / cut) ** 2 / 3)
         amplitudes.append(np.sqrt(np.square(band).sum(0)))
         usual.append(_usual(amplitudes[-1], outside))
         if not coarser and usual[0] < _FAINT:
-            return np.concatenate([shapes[0], outside[None]]), 0.0, cut
+            return np.concatenate([shapes[0], outside[None]]), (), 0.0, cut
         band = lower
     amplitudes.append(np.sqrt(np.square(band).sum(0)))
     usual.append(_usual(amplitudes[-1], outside))
@@ -301,13 +292,47 @@ def _shaped_low_pass(
         gains[k] = min(gains[k], gains[k - 1])
     strength = gains[0]
     shares = [g / max(strength, 1e-6) for g in gains] + [0.0]
-    mixed = sum(
-        ((shares[k] - shares[k + 1]) * shapes[k] for k in range(len(shapes))), np.zeros_like(shapes[0])
-    )
+    mixture = tuple(shares[k] - shares[k + 1] for k in range(len(shapes)))
+    mixed = _mixed(mixture, shapes)
     reach = max((cut * 2**k for k in range(len(shapes)) if gains[k] > 0.3), default=cut)
     ratio = lows[0 if reach <= cut else 1]
     share = ratio[3] / np.maximum(ratio[4], 1e-6)
-    return np.concatenate([mixed, share[None]]).astype(np.float32), strength, reach
+    return np.concatenate([mixed, share[None]]).astype(np.float32), mixture, strength, reach
+
+
+def _first(cut: float, coarser: bool) -> float:
+    """Standard deviation of the first Gaussian, for a first low-pass of so much."""
+    # Area averages and the bilinear way back count for a quarter of a squared coarse texel together.
+    return float(np.sqrt(max(cut * cut - (0.25 if coarser else 0.0), 0.04)))
+
+
+def _low_passes(stack: FloatArray, cut: float, octaves: int, coarser: bool) -> Iterator[FloatArray]:
+    """Planes under a low-pass of standard deviation `cut`, in texels, then under ones wider by octaves."""
+    level = convolve(stack, gaussian(_first(cut, coarser)))
+    yield level
+    have, shrunk = cut, 1
+    pads = []
+    # Each next octave: half the size, where the remaining width is a short kernel.
+    for k in range(1, octaves + 1):
+        h, w = level.shape[-2:]
+        pads.append((h, w))
+        level = np.pad(level, ((0, 0), (0, h % 2), (0, w % 2)), mode="edge")
+        level = shrink(level, 2)
+        shrunk *= 2
+        want = cut * 2**k
+        rest = np.sqrt(max(want * want - have * have, 0.0)) / shrunk
+        level = convolve(level, gaussian(float(np.sqrt(max(rest * rest - 0.3, 0.1)))))
+        have = want
+        back = level
+        for h, w in reversed(pads):
+            back = enlarge(margin(back), 2)[:, :h, :w]
+        yield back
+
+
+def _mixed(mixture: tuple[float, ...], shapes: Iterable[FloatArray]) -> FloatArray:
+    """The sum of shapes, each with its share."""
+    parts = (np.float32(share) * shape for share, shape in zip(mixture, shapes, strict=True))
+    return np.asarray(functools.reduce(np.add, parts), np.float32)
 
 
 def _usual(amplitude: FloatArray, wanted: FloatArray) -> float:
@@ -356,10 +381,31 @@ def tiles(scene: Scene, wanted: BoolArray) -> list[tuple[slice, slice]]:
 
 def low_unit(scene: Scene, tile: tuple[slice, slice]) -> tuple[FloatArray, FloatArray]:
     """The low-pass of a tile at native resolution: (3, h, w) unit normals, (h, w) share of known texels."""
-    f = scene.step
-    rows, cols = (slice(s.start // f, s.stop // f + 2) for s in tile)
-    field = np.asarray(enlarge(scene.coarse[:, rows, cols], f), np.float32)
+    field = native(scene.coarse, scene.step, tile)
     return unit(field[:3]), field[3]
+
+
+def low_pass(scene: Scene, planes: FloatArray, weight: FloatArray) -> FloatArray:
+    """Other normals under the low-pass of a scene's split, as coarse as `Scene.coarse`, with its margin.
+
+    Args:
+        scene: that was split.
+        planes: (3, H, W) normals, zero where there are none.
+        weight: (H, W), 1 where there are any.
+
+    Returns:
+        (3, H/f + 2, W/f + 2), not unit.
+    """
+    f = scene.step
+    stack = np.concatenate([shrink(planes, f), shrink(weight, f)[None]])
+    passes = _low_passes(stack, scene.cut / f, len(scene.mixture) - 1, f > 1)
+    return margin(_mixed(scene.mixture, (low[:3] / np.maximum(low[3], 1e-6) for low in passes)))
+
+
+def native(coarse: FloatArray, step: int, tile: tuple[slice, slice]) -> FloatArray:
+    """A tile of a coarse field with a margin, at native resolution."""
+    rows, cols = (slice(s.start // step, s.stop // step + 2) for s in tile)
+    return np.asarray(enlarge(coarse[:, rows, cols], step), np.float32)
 
 
 def to_detail(low: FloatArray, full: FloatArray) -> ComplexArray:

@@ -2,8 +2,9 @@
 
 The shape in the hole comes from elsewhere, at a resolution too low for pores. Here the known texels are split
 into that shape and the detail on top of it (`core.bands`), the detail is synthesised in the hole from patches
-of known detail (`core.quilting`), its octaves get the strength of those around the hole (`core.octaves`), and
-the two are put together again by rotating the shape's normal, never by averaging vectors.
+of known detail (`core.quilting`), its octaves get the strength of those around it (`core.octaves`), what
+the other half of a UV layout shows is laid over it (`core.twin`), and the two are put together again by
+rotating the shape's normal, never by averaging vectors.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .errors import Cancelled
 from .modelcard import SPACES
 from .octaves import Matched, factors, shape_of
 from .quilting import quilt
+from .twin import Twin, twin_of
 
 
 def add_detail(
@@ -27,6 +29,8 @@ def add_detail(
     scale: float,
     rng: np.random.Generator,
     *,
+    twin: FloatArray | None = None,
+    pores: bool = True,
     progress: Progress = no_progress,
     cancel: Cancel = never_cancel,
 ) -> FloatArray:
@@ -42,6 +46,9 @@ def add_detail(
         space: "tangent", "object" or "camera".
         scale: Native texels per texel of the resolution at which the shape was made, 1 or more.
         rng: Source of the choice among patches: another state gives other pores on the same shape.
+        twin: (h, w, 3) unit normals that the face's other half suggests, at known texels, too; zero where it
+            shows nothing. What detail they have in the hole is taken over.
+        pores: Whether all of it is, or brows, lids, folds and other features alone.
         progress: Called with a fraction and a short text.
         cancel: Polled; True stops the work.
 
@@ -80,20 +87,28 @@ def add_detail(
     if scene is None:
         return out
     tell(0.4)
-    if not quilt(scene, rng, tell):
+    quilted = quilt(scene, rng, tell)
+    other = None if twin is None else twin_of(scene, np.asarray(twin, np.float32), pores)
+    if not quilted and other is None:
         return out
-    _combine(scene, out)
+    _combine(scene, other, out)
     tell(1.0)
     return out
 
 
-def _combine(scene: Scene, out: FloatArray) -> None:
-    """Write the filled detail on the base into `out`, texels of the hole only."""
+def _combine(scene: Scene, other: Twin | None, out: FloatArray) -> None:
+    """Write the filled detail on the base into `out`, texels of the hole only.
+
+    Octaves are matched of what was put together of patches alone: the other half's detail is what it is.
+    """
     r0, c0 = scene.origin
     detail = Matched(scene, factors(scene))
     for tile in tiles(scene, scene.area):
         mask = scene.area[tile]
-        full = from_detail(shape_of(scene, tile, mask), detail.tile(tile) * np.float32(scene.strength))
+        filled = detail.tile(tile)
+        if other is not None:
+            filled += (other.detail[tile] - filled) * other.share[tile]
+        full = from_detail(shape_of(scene, tile, mask), filled * np.float32(scene.strength))
         if scene.turn is not None:
             full = np.einsum("ji,jhw->ihw", scene.turn, full).astype(np.float32)
         rows, cols = np.nonzero(mask)

@@ -38,7 +38,7 @@ class Wide:
     Each texel stands for `step` x `step` texels of the map. `top` and `left` say where its first texel
     begins, in texels of the crop (so zero or negative where it reaches further out). Arrays as in
     `Crop`, of another size. Its `hole` may hold holes that the crop does not show or will not fill. `seed`
-    decides the detail that is seen at this size, for all crops alike.
+    decides the detail that is seen at this size, for all crops alike. `twin` is as in `Crop`.
     """
 
     normals: FloatArray
@@ -48,6 +48,7 @@ class Wide:
     top: int
     left: int
     seed: int = 0
+    twin: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Crop:
     to fill, `valid` is False where there is no surface. Known texels are `valid & ~hole`. `wide`, where
     given, is what the network sees instead of the crop itself, so that a crop of native texels can stay
     small while its context is large. `detail` says whether fine detail is continued into the hole, `symmetry`
-    whether the face's other half may tell what lies in it.
+    whether the face's other half may tell what lies in it. `twin`, where given, is what that shows of a UV
+    layout's crop, known texels included: float32 (h, w, 3), unit vectors, zero where it shows nothing. Its
+    detail is taken over, all of it or, without `pores`, features alone.
     """
 
     normals: FloatArray
@@ -70,6 +73,8 @@ class Crop:
     detail: bool = True
     symmetry: bool = True
     wide: Wide | None = None
+    twin: FloatArray | None = None
+    pores: bool = True
 
     def arrays(self) -> dict[str, Pixels]:
         """Every array by name, for sending the crop elsewhere; `from_parts` is the inverse."""
@@ -78,6 +83,10 @@ class Crop:
             parts["wide_normals"] = self.wide.normals
             parts["wide_hole"] = self.wide.hole
             parts["wide_valid"] = self.wide.valid
+            if self.wide.twin is not None:
+                parts["wide_twin"] = self.wide.twin
+        if self.twin is not None:
+            parts["twin"] = self.twin
         return parts
 
     def fields(self) -> dict[str, Any]:
@@ -85,7 +94,7 @@ class Crop:
         wide = None
         if self.wide is not None:
             wide = {key: getattr(self.wide, key) for key in ("step", "top", "left", "seed")}
-        chosen = {key: getattr(self, key) for key in ("space", "seed", "detail", "symmetry")}
+        chosen = {key: getattr(self, key) for key in ("space", "seed", "detail", "symmetry", "pores")}
         return {**chosen, "wide": wide}
 
     @staticmethod
@@ -106,6 +115,7 @@ class Crop:
                 top=int(place["top"]),
                 left=int(place["left"]),
                 seed=int(place["seed"]),
+                twin=arrays.get("wide_twin"),
             )
         return Crop(
             normals=arrays["normals"],
@@ -116,6 +126,8 @@ class Crop:
             detail=bool(fields["detail"]),
             symmetry=bool(fields["symmetry"]),
             wide=wide,
+            twin=arrays.get("twin"),
+            pores=bool(fields["pores"]),
         )
 
 

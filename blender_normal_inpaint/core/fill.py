@@ -153,10 +153,11 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
     """Run the network on the crop's context and close the seam on its own grid."""
     if crop.wide is None:
         normals, hole, valid = crop.normals, crop.hole & crop.valid, crop.valid
-        step, top, left, seed = 1, 0, 0, crop.seed
+        step, top, left, seed, twin = 1, 0, 0, crop.seed, None
     else:
         normals, hole, valid = crop.wide.normals, crop.wide.hole & crop.wide.valid, crop.wide.valid
         step, top, left, seed = crop.wide.step, crop.wide.top, crop.wide.left, crop.wide.seed
+        twin = crop.wide.twin
     if not (valid & ~hole).any():
         raise InpaintError("no_context")
     tall, broad = hole.shape[0] * step, hole.shape[1] * step
@@ -168,10 +169,13 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         area = block_sum(np.ones(hole.shape, np.bool_), block)
         counts = block_sum(known, block), block_sum(hole, block)
         normals, hole, valid = classify(vectors, *counts, area)
+        twin = None  # it is for the texels as they were
         tall, broad = hole.shape[0] * block * step, hole.shape[1] * block * step
     # Detail between the network's texels and the context's is seen on the context's grid alone.
     coarse = block * step > 1 and crop.detail
-    field, scale = _shape(normals, hole, valid, crop.space, crop.symmetry, engine, seed if coarse else None)
+    field, scale = _shape(
+        normals, hole, valid, crop.space, crop.symmetry, engine, seed if coarse else None, twin, crop.pores
+    )
     texels = tall / hole.shape[0]
     return _Context(field, top, left, tall, broad, texels if coarse else max(1.0, texels / scale))
 
@@ -188,6 +192,8 @@ def _shape(
     symmetry: bool,
     engine: Engine,
     seed: int | None,
+    twin: FloatArray | None,
+    pores: bool,
 ) -> tuple[FloatArray, float]:
     """A context with its holes filled.
 
@@ -199,14 +205,16 @@ def _shape(
         symmetry: whether the face's other half may help.
         engine: the network.
         seed: of the detail that the holes get at this size; None for none.
+        twin: what the other half of a UV layout shows, see `engine.Crop`; for that detail.
+        pores: whether all of its detail is taken over.
 
     Returns:
         float32 (h, w, 3): the known normals, the closed prediction, and harmless values off the surface,
         for interpolation reaches two texels past its edge; and the network's texels per texel, at most 1.
     """
     card = engine.card
-    digest = hashlib.sha256(f"{space} {symmetry} {hole.shape} {seed}".encode())
-    for array in (normals, hole, valid):
+    digest = hashlib.sha256(f"{space} {symmetry} {hole.shape} {seed} {pores}".encode())
+    for array in (normals, hole, valid) if twin is None else (normals, hole, valid, twin):
         digest.update(np.ascontiguousarray(array).data)
     remembered = _last.get(engine)
     if remembered is not None and remembered[0] == digest.digest():
@@ -231,7 +239,8 @@ def _shape(
             if head is not None:
                 field = with_head(field, normals, hole, valid, head, scale)
         if seed is not None:
-            field = add_detail(field, normals, hole, valid, space, 1 / scale, np.random.default_rng(seed))
+            rng = np.random.default_rng(seed)
+            field = add_detail(field, normals, hole, valid, space, 1 / scale, rng, twin=twin, pores=pores)
     field = spread(field, valid)
     _last[engine] = (digest.digest(), field, scale)
     return field, scale
@@ -358,6 +367,8 @@ def fill_crop(
             crop.space,
             context.coarseness,
             np.random.default_rng(crop.seed),
+            twin=crop.twin,
+            pores=crop.pores,
             progress=detail_progress,
             cancel=cancel,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import regions as planning
+from . import symmetry
 from .engine import (
     BoolArray,
     Cancel,
@@ -32,6 +33,9 @@ SMALLEST, LARGEST = 16, 16384
 #: Rows looked at together where a pass over the whole map is needed, in texels: bounds its memory.
 _STRIP_TEXELS = 1 << 20
 
+#: Texels along the longer side, about, of which the face's other half is told.
+_LAYOUT = 1024
+
 #: Two images have the same proportions if these differ by no more than this share.
 _SAME_ASPECT = 0.01
 
@@ -41,7 +45,8 @@ class Options:
     """What a user may choose about a repair.
 
     Args:
-        seed: Another seed gives other pores on the same shape; the same seed the same texels.
+        seed: Another seed gives other pores on the same shape; the same seed the same texels. With seed 0 a
+            UV layout's other half gives its own pores, where it shows them.
         dilate: Texels by which the mask is grown first, in all eight directions.
         detail: Whether fine detail is continued into the hole.
         symmetry: Whether the face's other half may tell what lies in the hole.
@@ -261,8 +266,8 @@ def _constant_z(job_pixels: Pixels, known: BoolArray) -> Pixels | None:
     return np.asarray(value)
 
 
-def _wide(job: _Job, context: Box, step: int, crop: Box) -> Wide:
-    """The context averaged over blocks, read in strips from the source."""
+def _averaged(job: _Job, context: Box, step: int) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """A box averaged over blocks, read in strips from the source: normals, hole and valid, see `Wide`."""
     rows = -(-context.height // step)
     columns = -(-context.width // step)
     vectors = np.zeros((rows, columns, 3), np.float32)
@@ -280,8 +285,7 @@ def _wide(job: _Job, context: Box, step: int, crop: Box) -> Wide:
     tall = np.minimum(step, context.height - np.arange(rows) * step)
     broad = np.minimum(step, context.width - np.arange(columns) * step)
     area = np.outer(tall, broad).astype(np.float32)
-    normals, hole, valid = classify(vectors, known_sum, hole_sum, area)
-    return Wide(normals, hole, valid, step, context.top - crop.top, context.left - crop.left)
+    return classify(vectors, known_sum, hole_sum, area)
 
 
 def _block_vectors(pixels: Pixels, known: BoolArray, step: int, encoding: Encoding) -> FloatArray:
@@ -303,7 +307,7 @@ def _block_vectors(pixels: Pixels, known: BoolArray, step: int, encoding: Encodi
     return np.asarray(sums, np.float32)
 
 
-def _crop(job: _Job, region: Region, wide: Wide | None, options: Options, space: str) -> Crop:
+def _crop(job: _Job, region: Region, wide: Wide | None, twin: FloatArray | None, options: Options) -> Crop:
     box = region.crop.slices
     hole = np.ascontiguousarray(job.hole[box])
     valid = np.ascontiguousarray(job.valid[box])
@@ -314,7 +318,16 @@ def _crop(job: _Job, region: Region, wide: Wide | None, options: Options, space:
     state = np.random.SeedSequence([options.seed & 0xFFFFFFFF, region.tile.top, region.tile.left])
     seed = int(state.generate_state(1)[0]) & 0x7FFFFFFF
     return Crop(
-        unit(vectors), hole, valid, space, seed, detail=options.detail, symmetry=options.symmetry, wide=wide
+        unit(vectors),
+        hole,
+        valid,
+        job.encoding.space,
+        seed,
+        detail=options.detail,
+        symmetry=options.symmetry,
+        wide=wide,
+        twin=twin,
+        pores=options.seed == 0,
     )
 
 
@@ -406,7 +419,9 @@ def inpaint(
     out = pixels if overwrite and pixels.flags.writeable else pixels.copy()
     job = _Job(encoding, hole.copy(), surface, out, constant_z)
     steps = planning.plan(hole, surface, encoding.space)
-    contexts = _Contexts(_Job(encoding, hole, surface, out, None), options.seed & 0x7FFFFFFF)
+    whole = _Job(encoding, hole, surface, out, None)
+    other_half = _OtherHalf(whole, options)
+    contexts = _Contexts(whole, other_half, options.seed & 0x7FFFFFFF)
     total = sum(step.crop.height * step.crop.width for step in steps)
     hole_texels = int(np.count_nonzero(hole))
     done = 0
@@ -416,7 +431,7 @@ def inpaint(
         texels = region.crop.height * region.crop.width
         report = _part(progress, done / total, texels / total)
         wide = contexts.get(region)
-        crop = _crop(job, region, wide, options, encoding.space)
+        crop = _crop(job, region, wide, other_half.around(region), options)
         filled = filler.fill(crop, progress=report, cancel=cancel)
         _check_filled(filled, crop)
         _paste(job, region, filled)
@@ -437,6 +452,83 @@ def _part(progress: Progress, start: float, share: float) -> Callable[[float, st
     return report
 
 
+class _OtherHalf:
+    """What the face's other half shows of boxes of a UV layout, where the map knows it."""
+
+    def __init__(self, source: _Job, options: Options) -> None:
+        self._source = source
+        self._wanted = options.symmetry and options.detail and source.encoding.space != "camera"
+        self._mirror: symmetry.Mirror | None = None
+
+    def around(self, region: Region) -> FloatArray | None:
+        """The twin of a region's crop, near its tile: see `Crop`. None if it has none."""
+        tile, crop = region.tile, region.crop
+        top, bottom = (
+            max(crop.top, tile.top - planning.MARGIN),
+            min(crop.bottom, tile.bottom + planning.MARGIN),
+        )
+        left, right = (
+            max(crop.left, tile.left - planning.MARGIN),
+            min(crop.right, tile.right + planning.MARGIN),
+        )
+        near = self.of(Box(top, bottom, left, right))
+        if near is None:
+            return None
+        result = np.zeros((crop.height, crop.width, 3), np.float32)
+        result[top - crop.top : bottom - crop.top, left - crop.left : right - crop.left] = near
+        return result
+
+    def of(self, box: Box, step: int = 1) -> FloatArray | None:
+        """A box's twin, averaged over blocks: see `Wide`. None if it has none."""
+        if self._wanted and self._mirror is None:
+            self._mirror = self._find()
+            self._wanted = self._mirror is not None
+        if self._mirror is None:
+            return None
+        source = self._source
+        shape = -(-box.height // step), -(-box.width // step)
+        edges = np.meshgrid(
+            box.top - 0.5 + step * np.array([0, shape[0]]), box.left - 0.5 + step * np.array([0, shape[1]])
+        )
+        rows, columns = self._mirror.sources(edges[0], edges[1])
+        top, bottom = _blocks_between(rows, step, source.hole.shape[0])
+        left, right = _blocks_between(columns, step, source.hole.shape[1])
+        if top >= bottom or left >= right:
+            return None
+        there = Box(top, bottom, left, right)
+        normals, hole, valid = _averaged(source, there, step) if step > 1 else self._read(there.slices)
+        origin, corner = (there.top, there.left), (box.top, box.left)
+        return symmetry.mirrored(self._mirror, normals, valid & ~hole, origin, corner, shape, step)
+
+    def _read(self, place: tuple[slice, slice]) -> tuple[FloatArray, BoolArray, BoolArray]:
+        """Normals (unit where known), hole and valid of some texels."""
+        source = self._source
+        hole, valid = source.hole[place], source.valid[place]
+        vectors = decode_vectors(source.out[place], source.encoding)
+        vectors[~(valid & ~hole)] = (0.0, 0.0, 1.0)
+        return unit(vectors), hole, valid
+
+    def _find(self) -> symmetry.Mirror | None:
+        """How the whole map's mirror image lies on it, if it is alike enough: told by single texels."""
+        step = -(-max(self._source.hole.shape) // _LAYOUT)
+        texels = slice(step // 2, None, step)
+        found = symmetry.find(*self._read((texels, texels)), self._source.encoding.space)
+        if found is None or found.unlikeness > symmetry.ALIKE or abs(found.turn) > symmetry.UPRIGHT:
+            return None
+        return found.enlarged(step)
+
+
+def _blocks_between(edges: FloatArray, step: int, length: int) -> tuple[int, int]:
+    """First and last texel of whole blocks that reach past edges on both sides, within so many texels.
+
+    Where edges lie between texels, blocks begin there.
+    """
+    first, last = float(edges.min()) + 0.5, float(edges.max()) + 0.5
+    start = int(np.floor(first + 1e-2)) - step
+    start += step * max(0, -(start // step))
+    return start, min(length, start + step * (int(np.ceil((last - start) / step)) + 1))
+
+
 class _Contexts:
     """The coarse context of each region; regions of one hole share theirs.
 
@@ -444,11 +536,12 @@ class _Contexts:
     story.
     """
 
-    def __init__(self, source: _Job, seed: int) -> None:
+    def __init__(self, source: _Job, other_half: _OtherHalf, seed: int) -> None:
         self._source = source
+        self._other_half = other_half
         self._seed = seed
         self._box: tuple[Box, int] | None = None
-        self._last: Wide | None = None
+        self._last: tuple[FloatArray, BoolArray, BoolArray, FloatArray | None] | None = None
 
     def get(self, region: Region) -> Wide | None:
         """The context to send along, None if the crop itself says it all."""
@@ -464,8 +557,9 @@ class _Contexts:
         if step == 1 and context == region.crop:
             return None
         if self._last is None or self._box != (context, step):
-            self._last = _wide(source, context, step, region.crop)
+            twin = self._other_half.of(context, step) if step > 1 else None
+            self._last = (*_averaged(source, context, step), twin)
             self._box = (context, step)
-        last = self._last
+        normals, hole, valid, twin = self._last
         place = context.top - region.crop.top, context.left - region.crop.left
-        return Wide(last.normals, last.hole, last.valid, step, *place, self._seed)
+        return Wide(normals, hole, valid, step, *place, self._seed, twin)

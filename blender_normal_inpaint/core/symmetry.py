@@ -7,13 +7,14 @@ image is laid where both agree best. A camera rarely sees a face so: for its vie
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
-from .resample import block_sum
+from .resample import block_sum, framed, sampled
 
 #: Sides, in texels, of the finest and the coarsest grid on which mirror images are compared.
 GRID = (64, 40)
@@ -31,8 +32,108 @@ OVERLAP = 0.25
 #: variance.
 LIKE = 0.12
 
+#: Up to there its detail is of use. Seen on maps of a scan's skin with a part hidden: 0.31 to 0.85 where the
+#: right axis is found, 0.9 to 2.5 for pieces without one.
+#: Turned further than that, in radians, it is chance: skin alone at 0.6 to 0.85.
+ALIKE, UPRIGHT = 0.9, 0.2
+
 #: Largest turn of vectors between both halves, in radians, that is believed.
 LARGEST_TURN = 1.2
+
+#: Blocks of so many texels or more hide where exactly an axis lies.
+FINE = 4
+
+#: Most layouts are symmetric about the map's own middle, exactly. By which share that may be the worse axis
+#: than one whole blocks away, or one between blocks, and be it none the less: what is interpolated has less
+#: noise, and is more alike wherever it lies, by a tenth to a fifth on a scan's skin.
+STRAIGHT = 0.05, 0.3
+
+#: Otherwise, the place within a block where fine detail agrees best is the axis if it agrees so many times as
+#: much there as where whole blocks put it, beyond the mean of all such places.
+BETTER = 2.0
+
+#: Rows of a mirror image that are made at a time, which bounds the memory.
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """How a map's mirror image lies on it.
+
+    Attributes:
+        shape: rows and columns, of the map or a little more, about whose middle it is turned.
+        space: of the vectors, "tangent" or "object".
+        turn: of the mirror image, in radians, counter-clockwise on screen.
+        down: its shift, in texels.
+        across: likewise.
+        rotation: float32 (3, 3), what its vectors are turned by besides.
+        unlikeness: how unlike both are, 0 for twins and 1 for a mirror image that tells nothing.
+    """
+
+    shape: tuple[int, int]
+    space: str
+    turn: float
+    down: float
+    across: float
+    rotation: FloatArray
+    unlikeness: float
+
+    def enlarged(self, by: int) -> Mirror:
+        """The same for a map with so many texels for one."""
+        shape = self.shape[0] * by, self.shape[1] * by
+        return replace(self, shape=shape, down=self.down * by, across=self.across * by)
+
+    def sources(self, rows: NDArray[Any], columns: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+        """Rows and columns of what lies at some places of the mirror image; may be outside of the map."""
+        row, column = _before_turn(self.shape, rows, columns, self.turn, self.down, self.across)
+        return row, np.float32(self.shape[1] - 1) - column
+
+    def vectors(self, vectors: FloatArray) -> FloatArray:
+        """Vectors (..., 3) of the map as the mirror image has them."""
+        mirrored = vectors * np.array([-1, 1, 1], np.float32)
+        turned: FloatArray = _turn_vectors(mirrored @ self.rotation.T, self.turn, self.space)
+        return turned
+
+
+def find(normals: FloatArray, hole: BoolArray, valid: BoolArray, space: str) -> Mirror | None:
+    """How a map's mirror image lies on it; None where too little is known to tell.
+
+    Args: see `mirror_image`.
+    """
+    known = valid & ~hole
+    if not known.any():
+        return None
+    height, width = hole.shape
+    finest, coarsest = (max(1, max(height, width) // side) for side in GRID)
+    block = min(range(finest, coarsest + 1), key=lambda b: (-height % b + -width % b, -b))
+    # Whole blocks: what is added at the end is neither known nor empty, and should be little.
+    more = (0, -height % block), (0, -width % block)
+    vectors = np.pad(normals * known[..., None], (*more, (0, 0)))
+    here = _grid(vectors, np.pad(known, more), np.pad(~valid, more), block)
+    there = here[:, ::-1] * np.array([-1, 1, 1, 1, 1], np.float32)
+    found = _axis(here, there, space)
+    if found is None:
+        return None
+    rotation = np.eye(3, dtype=np.float32)
+    if space == "object":
+        # The space's own axes need not be the face's.
+        rotation = _residual_turn(_moved(there, *found, space), here)
+        there[..., :3] = there[..., :3] @ rotation.T
+    turn, down, across = refined = _refined(here, there, space, found)
+    unlikeness = _unlikeness(_moved(there, *refined, space), here)
+    down, across = down * block, across * block
+    if block >= FINE:
+        straight = 0.0, 0.0, (width - vectors.shape[1]) / block
+        near = found[0] == 0 and np.abs(np.subtract(refined, straight)).max() <= 1
+        cost = _cost(here, there, space, straight) if near else np.inf
+        if cost <= min(
+            (1 + STRAIGHT[0]) * _cost(here, there, space, found),
+            (1 + STRAIGHT[1]) * _cost(here, there, space, refined),
+        ):
+            turn, down, across = 0.0, 0.0, straight[2] * block
+        elif turn == 0:
+            down, across = _exact(vectors, block, round(down), round(across))
+    return Mirror((vectors.shape[0], vectors.shape[1]), space, turn, down, across, rotation, unlikeness)
 
 
 def mirror_image(
@@ -51,40 +152,54 @@ def mirror_image(
         bool (h, w), where there are any: nowhere, if no part of the map resembles its mirror image; and how
         unlike both are, 0 for twins and 1 for a mirror image that tells nothing.
     """
-    known = valid & ~hole
-    nowhere = np.zeros(normals.shape, np.float32), np.zeros(hole.shape, np.bool_), 1.0
-    if not known.any():
-        return nowhere
-    height, width = hole.shape
-    finest, coarsest = (max(1, max(height, width) // side) for side in GRID)
-    block = min(range(finest, coarsest + 1), key=lambda b: (-height % b + -width % b, -b))
-    # Whole blocks: what is added at the end is neither known nor empty, and should be little.
-    more = (0, -height % block), (0, -width % block)
-    vectors = np.pad(normals * known[..., None], (*more, (0, 0)))
-    known, empty = np.pad(known, more), np.pad(~valid, more)
-    here = _grid(vectors, known, empty, block)
-    there = here[:, ::-1] * np.array([-1, 1, 1, 1, 1], np.float32)
-    found = _axis(here, there, space)
-    if found is None:
-        return nowhere
-    rotation = np.eye(3, dtype=np.float32)
-    if space == "object":
-        # The space's own axes need not be the face's.
-        rotation = _residual_turn(_moved(there, *found, space), here)
-        there[..., :3] = there[..., :3] @ rotation.T
-    turn, down, across = _refined(here, there, space, found)
-    unlikeness = _unlikeness(_moved(there, turn, down, across, space), here)
-    if unlikeness > LIKE:
-        return nowhere
-    # The mirror image at full size.
-    layers = np.concatenate([vectors, known[..., None]], axis=-1, dtype=np.float32)
-    layers = layers[:, ::-1] * np.array([-1, 1, 1, 1], np.float32)
-    moved = _moved(layers, turn, down * block, across * block, space)[:height, :width]
-    vectors = moved[..., :3] @ rotation.T
-    length = np.sqrt(np.einsum("ijk,ijk->ij", vectors, vectors))
-    seen: BoolArray = (moved[..., 3] >= 0.5) & (length > 0.1)
-    guide = vectors / np.maximum(length, 1e-6)[..., None] * seen[..., None]
-    return np.ascontiguousarray(guide, dtype=np.float32), seen, unlikeness
+    mirror = find(normals, hole, valid, space)
+    if mirror is None or mirror.unlikeness > LIKE:
+        return np.zeros(normals.shape, np.float32), np.zeros(hole.shape, np.bool_), 1.0
+    image = mirrored(mirror, normals, valid & ~hole, (0, 0), (0, 0), hole.shape)
+    return image, np.asarray(image.any(axis=-1)), mirror.unlikeness
+
+
+def mirrored(
+    mirror: Mirror,
+    normals: FloatArray,
+    known: BoolArray,
+    origin: tuple[int, int],
+    corner: tuple[int, int],
+    shape: tuple[int, ...],
+    step: int = 1,
+) -> FloatArray:
+    """A box of the mirror image.
+
+    Args:
+        mirror: how it lies.
+        normals: float32 (h, w, 3), unit at known texels: a piece of the map with what the box shows.
+        known: bool (h, w).
+        origin: row and column of the piece's first texel in the map.
+        corner: likewise of the box's, in the mirror image.
+        shape: rows and columns of the box.
+        step: texels of the map for one of both, along an axis.
+
+    Returns:
+        float32 (rows, columns, 3): unit vectors, zero where nothing is known.
+    """
+    height, width = shape[:2]
+    layers = framed(np.concatenate([normals, np.ones((*known.shape, 1), np.float32)], -1) * known[..., None])
+    result = np.zeros((height, width, 3), np.float32)
+    for top in range(0, height, _ROWS):
+        y, x = np.mgrid[top : min(height, top + _ROWS), :width].astype(np.float32)
+        half = (step - 1) / 2
+        down, across = (np.float32(first + half) for first in corner)
+        places = mirror.sources(y * np.float32(step) + down, x * np.float32(step) + across)
+        rows, columns = (
+            (at - np.float32(first + half)) / np.float32(step)
+            for at, first in zip(places, origin, strict=True)
+        )
+        sample = sampled(layers, rows.reshape(-1), columns.reshape(-1)).reshape(*y.shape, 4)
+        length = np.sqrt(np.einsum("ijk,ijk->ij", sample[..., :3], sample[..., :3]))
+        seen = (sample[..., 3] >= 0.5) & (length > 0.1)
+        vectors = mirror.vectors(sample[..., :3]) / np.maximum(length, 1e-6)[..., None]
+        result[top : top + _ROWS] = vectors * seen[..., None]
+    return result
 
 
 def _grid(vectors: FloatArray, known: BoolArray, empty: BoolArray, block: int) -> FloatArray:
@@ -130,30 +245,26 @@ def _turn_vectors(vectors: FloatArray, turn: float, space: str) -> FloatArray:
     return np.stack([cos * x - sin * y, sin * x + cos * y, vectors[..., 2]], axis=-1)
 
 
+def _before_turn(
+    shape: tuple[int, ...], rows: NDArray[Any], columns: NDArray[Any], turn: float, down: float, across: float
+) -> tuple[FloatArray, FloatArray]:
+    """Rows and columns at which places of a turned and shifted picture were before."""
+    height, width = shape[:2]
+    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    y = rows - np.float32(down) - np.float32((height - 1) / 2)
+    x = columns - np.float32(across) - np.float32((width - 1) / 2)
+    # Rows count downwards: counter-clockwise on screen is clockwise in (column, row).
+    return sin * x + cos * y + np.float32((height - 1) / 2), cos * x - sin * y + np.float32((width - 1) / 2)
+
+
 def _turned(field: FloatArray, turn: float, down: float, across: float) -> FloatArray:
     """A picture (h, w, c) turned about its middle, counter-clockwise on screen, and shifted.
 
     Bilinear; what comes from outside is zero.
     """
-    height, width, planes = field.shape
-    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    y = (np.arange(height, dtype=np.float32) - np.float32(down) - np.float32((height - 1) / 2))[:, None]
-    x = (np.arange(width, dtype=np.float32) - np.float32(across) - np.float32((width - 1) / 2))[None]
-    # Rows count downwards: counter-clockwise on screen is clockwise in (column, row).
-    source_x = np.clip(cos * x - sin * y + np.float32((width - 1) / 2), -1, width)
-    source_y = np.clip(sin * x + cos * y + np.float32((height - 1) / 2), -1, height)
-    low_x, low_y = np.floor(source_x), np.floor(source_y)
-    part_x, part_y = (source_x - low_x)[..., None], (source_y - low_y)[..., None]
-    # A frame of zeros, to which all that lies outside is sent.
-    framed = np.zeros((height + 2, width + 2, planes), np.float32)
-    framed[1:-1, 1:-1] = field
-    flat = framed.reshape(-1, planes)
-    column, row = low_x.astype(np.intp) + 1, low_y.astype(np.intp) + 1
-    right, below = np.minimum(column + 1, width + 1), np.minimum(row + 1, height + 1)
-    stride = width + 2
-    top = flat[row * stride + column] * (1 - part_x) + flat[row * stride + right] * part_x
-    bottom = flat[below * stride + column] * (1 - part_x) + flat[below * stride + right] * part_x
-    result: FloatArray = top * (1 - part_y) + bottom * part_y
+    y, x = np.mgrid[: field.shape[0], : field.shape[1]].astype(np.float32)
+    rows, columns = _before_turn(field.shape, y.reshape(-1), x.reshape(-1), turn, down, across)
+    result: FloatArray = sampled(framed(field), rows, columns).reshape(field.shape)
     return result
 
 
@@ -205,18 +316,7 @@ def _refined(
     The vertex of a parabola through the neighbours' costs will not do: a shift by a whole texel changes what
     overlaps, and with one half hidden that puts the vertex half a texel beside the axis.
     """
-
-    def cost(at: tuple[float, float, float]) -> float:
-        moved = _moved(there, *at, space)
-        length = np.sqrt(np.einsum("ijk,ijk->ij", moved[..., :3], moved[..., :3]))
-        # Interpolated vectors are short, which must not make them unlike.
-        moved[..., :3] *= (moved[..., 3] / np.maximum(length, 1e-6))[..., None]
-        both = here[..., 3] * moved[..., 3]
-        one = here[..., 4] * moved[..., 3] + here[..., 3] * moved[..., 4]
-        tips = 2 * float(both.sum()) - 2 * float(np.vdot(here[..., :3], moved[..., :3]))
-        return (tips + float(one.sum())) / max(float(both.sum() + one.sum()), 1e-3)
-
-    least = cost(place)
+    least = _cost(here, there, space, place)
     step = np.array([float(TURNS[1] - TURNS[0]), 1.0, 1.0])
     for _ in range(ROUNDS):
         step /= 2
@@ -224,11 +324,49 @@ def _refined(
             for sign in (1, -1):
                 trial = np.array(place)
                 trial[axis] += sign * step[axis]
-                value = cost((trial[0], trial[1], trial[2]))
+                at = float(trial[0]), float(trial[1]), float(trial[2])
+                value = _cost(here, there, space, at)
                 if value < least:
-                    least, place = value, (float(trial[0]), float(trial[1]), float(trial[2]))
+                    least, place = value, at
                     break
     return place
+
+
+def _cost(here: FloatArray, there: FloatArray, space: str, at: tuple[float, float, float]) -> float:
+    """How badly grids agree under a turn and a shift, see `_axis`."""
+    moved = _moved(there, *at, space)
+    length = np.sqrt(np.einsum("ijk,ijk->ij", moved[..., :3], moved[..., :3]))
+    # Interpolated vectors are short, which must not make them unlike.
+    moved[..., :3] *= (moved[..., 3] / np.maximum(length, 1e-6))[..., None]
+    both = here[..., 3] * moved[..., 3]
+    one = here[..., 4] * moved[..., 3] + here[..., 3] * moved[..., 4]
+    tips = 2 * float(both.sum()) - 2 * float(np.vdot(here[..., :3], moved[..., :3]))
+    return (tips + float(one.sum())) / max(float(both.sum() + one.sum()), 1e-3)
+
+
+def _exact(vectors: FloatArray, block: int, down: int, across: int) -> tuple[float, float]:
+    """An upright mirror image's shift in whole texels, for what lies between them is blurred: see `BETTER`.
+
+    Args:
+        vectors: float32 (h, w, 3), whole blocks of the map; zero where not known.
+        block: side of a block; so far around the shift the best one is looked for.
+        down: the shift that whole blocks tell.
+        across: likewise.
+    """
+    known = np.asarray(vectors.any(axis=-1, keepdims=True))
+    means = block_sum(vectors, block) / np.maximum(block_sum(known, block), 1)
+    fine = np.moveaxis((vectors - np.repeat(np.repeat(means, block, 0), block, 1)) * known, -1, 0)
+    spectra = np.fft.rfft2(fine)
+    other = np.fft.rfft2(fine[:, :, ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None])
+    agreement = np.fft.irfft2((spectra * np.conj(other)).sum(axis=0), fine.shape[1:])
+    reach = np.arange(-block, block + 1)
+    near = agreement[np.ix_((down + reach) % fine.shape[1], (across + reach) % fine.shape[2])]
+    best = np.unravel_index(int(np.argmax(near)), near.shape)
+    # A best one at the very end is none, but leads on.
+    inside = all(0 < at < 2 * block for at in best)
+    if not inside or near[best] - near.mean() < BETTER * (near[block, block] - near.mean()):
+        return float(down), float(across)
+    return float(down + reach[best[0]]), float(across + reach[best[1]])
 
 
 def _residual_turn(mirrored: FloatArray, here: FloatArray) -> FloatArray:

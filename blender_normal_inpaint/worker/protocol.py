@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..core.errors import InpaintError
 
 #: Both sides must carry the same number; it changes whenever a message does.
-VERSION = 1
+VERSION = 2
 
 #: No honest line comes near this; a longer one is garbage and is not collected any further.
 MAX_LINE = 1 << 20
@@ -36,6 +36,8 @@ CROP_TYPES = {
     "wide_normals": "<f4",
     "wide_hole": "|b1",
     "wide_valid": "|b1",
+    "twin": "<f4",
+    "wide_twin": "<f4",
 }
 PIXEL_TYPES = ("|u1", "<u2", "<f2", "<f4")
 
