@@ -200,10 +200,17 @@ def test_the_other_half_comes_by_a_head_that_fits_and_by_the_relief_otherwise(mo
 
 
 @pytest.mark.parametrize(
-    ("doubts", "found", "asked"),
-    [((0.001,), 0.001, 1), ((0.2, 0.01), 0.01, 2), ((0.2, 0.3, 0.1, 0.001), 0.1, 3), ((None, 0.01), 0.01, 2)],
+    ("rival", "apart", "doubts", "found"),
+    [
+        (np.inf, True, (0.001,), 0.001),
+        (np.inf, True, (0.2, 0.01), 0.01),
+        (np.inf, True, (None, 0.01), 0.01),
+        (np.inf, True, (0.2, 0.3, 0.1, 0.04), 0.04),
+        (np.inf, False, (0.2, 0.1), 0.1),  # of each family one, for others would end in the same place
+        (1.0, True, (0.2,), 0.2),
+    ],
 )
-def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, doubts, found, asked):
+def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, rival, apart, doubts, found):
     truth, valid, _ = drawn(1, 2)
     answers = iter(doubts)
     tried = []
@@ -214,8 +221,32 @@ def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, doubts, found, aske
         return None if doubt is None else module.Head(family, view, shape, doubt)
 
     monkeypatch.setattr(module, "_finished", finished)
+    monkeypatch.setattr(module, "RIVAL", rival)
+    monkeypatch.setattr(module, "CLEAR", 0)
+    monkeypatch.setattr(module, "_apart", lambda *_: apart)
     head = fitted(truth, valid, valid)
-    assert head is not None and head.doubt == found and len(tried) == len(set(tried)) == asked
+    assert head is not None and head.doubt == found and len(tried) == len(set(tried)) == len(doubts)
+
+
+def test_a_lighter_head_is_the_same_head():
+    """Half the vertices, a surface as closed as before, seen nearly alike under any weights."""
+    for number in (0, 1):
+        _, _, head = drawn(number, 3, size=64)
+        family, light = head.family, head.family.coarser
+        count = len(family.mean)
+        assert (
+            0.5 * count <= len(light.mean) < 0.55 * count and light.modes.shape[1:] == family.modes.shape[1:]
+        )
+        assert len(light.triangles) < 0.55 * len(family.triangles) and light.triangles.max() < len(light.mean)
+        assert light.coarser is family.coarser.coarser
+        pictures = [module._Picture(one, head.view, (64, 64)) for one in (family, light, light.coarser)]
+        whole, *others = (set(picture.texels.tolist()) for picture in pictures)
+        for picture, texels in zip(pictures[1:], others, strict=True):
+            assert len(whole ^ texels) < 0.03 * len(whole)
+            field = np.zeros((2, 64 * 64, 3), np.float32)
+            field[0, pictures[0].texels], field[1, picture.texels] = pictures[0].normals, picture.normals
+            both = np.array(sorted(whole & texels))
+            assert np.median(degrees(field[0, both], field[1, both])) < 3
 
 
 def test_small_gaps_in_what_is_shown_are_filled():
