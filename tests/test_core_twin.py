@@ -183,15 +183,15 @@ def test_it_counts_deep_inside_alone() -> None:
     base = np.where(hole[..., None], np.array([0, 0, 1], np.float32), truth)
     scene = split(base, truth, hole, ~hole, "tangent", 1.0, lambda share: None)
     assert scene is not None
-    twin = twin_of(scene, image, True)
+    twin = twin_of(scene, image, True, False)
     assert twin is not None and twin.share.min() >= 0 and twin.share.max() <= 1
     top, left = scene.origin
     share = twin.share[-top : size - top, -left : size - left]
     assert not share[~hole].any() and not share[196:212].any()
     assert share[110, 120] > 0.95 and share[300:304].max() < 0.2
     assert share[214, 120] < 0.3 and share[84, 120] < 0.4
-    assert twin_of(scene, np.zeros_like(image), True) is None
-    features = twin_of(scene, image, False)
+    assert twin_of(scene, np.zeros_like(image), True, False) is None
+    features = twin_of(scene, image, False, False)
     assert features is not None
     share = features.share[-top : size - top, -left : size - left]
     assert share[150:170, 110:130].min() > 0.9

@@ -67,7 +67,7 @@ class _Context:
     `field` is float32 (h, w, 3). A place p on the crop's axis (texel centres at whole numbers) lies at
     (p + 0.5 - top) * h / tall - 0.5 on the grid's axis; likewise across. `coarseness` is how many texels of
     the crop one texel stands for of the finest grid on which detail has been seen so far, or else the
-    network's.
+    network's. `twinned` says whether that detail was the other half's, where it shows any.
     """
 
     field: FloatArray
@@ -76,6 +76,7 @@ class _Context:
     tall: int
     broad: int
     coarseness: float
+    twinned: bool
 
 
 def _check_crop(crop: Crop) -> None:
@@ -177,7 +178,8 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         normals, hole, valid, crop.space, crop.symmetry, engine, seed if coarse else None, twin, crop.pores
     )
     texels = tall / hole.shape[0]
-    return _Context(field, top, left, tall, broad, texels if coarse else max(1.0, texels / scale))
+    coarseness = texels if coarse else max(1.0, texels / scale)
+    return _Context(field, top, left, tall, broad, coarseness, coarse and twin is not None)
 
 
 #: The last context of each engine, its shape and scale: neighbouring crops of one map share their context.
@@ -369,6 +371,7 @@ def fill_crop(
             np.random.default_rng(crop.seed),
             twin=crop.twin,
             pores=crop.pores,
+            based=context.twinned,
             progress=detail_progress,
             cancel=cancel,
         )

@@ -22,7 +22,7 @@ from .resample import box_around, rise
 _RAMP = 12.0
 
 #: How strong it is, as a share: as in `octaves`, what is not the truth adds its own error.
-_STRENGTH = 0.86
+_STRENGTH = 0.93
 
 #: Its level meets that of the known texels around the hole: the difference, smooth over a Gaussian of so many
 #: cells of so many texels, is continued past the edge.
@@ -49,13 +49,15 @@ class Twin:
     share: FloatArray
 
 
-def twin_of(scene: Scene, image: FloatArray, pores: bool) -> Twin | None:
+def twin_of(scene: Scene, image: FloatArray, pores: bool, based: bool) -> Twin | None:
     """The other half's detail, None where it shows nothing of the hole.
 
     Args:
         scene: that is worked on.
         image: (h, w, 3) unit normals of the whole crop, zero where the other half shows nothing.
         pores: whether it counts everywhere, or for features alone: brows, lids, folds, an ear.
+        based: whether the base has all of it that its own size can show, and so lacks what is finer alone.
+            Else it lacks what it lacks of any skin: the split tells, which takes what is there for another.
     """
     whole = scene.area.shape
     result = Twin(np.zeros(whole, np.complex64), np.zeros(whole, np.float32))
@@ -72,7 +74,7 @@ def twin_of(scene: Scene, image: FloatArray, pores: bool) -> Twin | None:
         return None
     cells = convolve(shrink(inside.astype(np.float32), _CELL)[None], gaussian(_RAMP / _CELL))[0]
     share = np.clip(2 * enlarge(margin(cells), _CELL) - 1, 0, 1) * inside
-    low = low_pass(scene, planes, np.asarray(seen, np.float32))
+    low = low_pass(scene, planes, np.asarray(seen, np.float32), (1.0,) if based else scene.mixture)
     # As far around the hole as what is there tells of its level.
     around = convolve((shrink(area.astype(np.float32), _CELL) > 0).astype(np.float32)[None], gaussian(_WIDE))
     near = seen & np.repeat(np.repeat(around[0] > 1e-3, _CELL, 0), _CELL, 1)
