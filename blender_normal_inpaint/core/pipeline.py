@@ -461,18 +461,13 @@ class _OtherHalf:
         self._mirror: symmetry.Mirror | None = None
 
     def around(self, region: Region) -> FloatArray | None:
-        """The twin of a region's crop, near its tile: see `Crop`. None if it has none."""
-        tile, crop = region.tile, region.crop
-        top, bottom = (
-            max(crop.top, tile.top - planning.MARGIN),
-            min(crop.bottom, tile.bottom + planning.MARGIN),
-        )
-        left, right = (
-            max(crop.left, tile.left - planning.MARGIN),
-            min(crop.right, tile.right + planning.MARGIN),
-        )
-        near = self.of(Box(top, bottom, left, right))
-        if near is None:
+        """The twin of a region's crop, near its tile: see `Crop`. None if it shows nothing of the hole."""
+        tile, crop, more = region.tile, region.crop, planning.MARGIN
+        top, bottom = max(crop.top, tile.top - more), min(crop.bottom, tile.bottom + more)
+        left, right = max(crop.left, tile.left - more), min(crop.right, tile.right + more)
+        box = Box(top, bottom, left, right)
+        near = self.of(box)
+        if near is None or not near[self._source.hole[box.slices]].any():
             return None
         result = np.zeros((crop.height, crop.width, 3), np.float32)
         result[top - crop.top : bottom - crop.top, left - crop.left : right - crop.left] = near
