@@ -21,9 +21,6 @@ from .resample import box_around, rise
 #: 1.32 and 0.77 without it.
 _RAMP = 4.0
 
-#: How strong it is, as a share: as in `octaves`, what is not the truth adds its own error.
-_STRENGTH = 0.93
-
 #: Its level meets that of the known texels around the hole: the difference, smooth over a Gaussian of so many
 #: cells of so many texels, is continued past the edge.
 _CELL, _WIDE = 8, 2.0
@@ -80,8 +77,9 @@ def twin_of(scene: Scene, image: FloatArray, pores: bool, based: bool) -> Twin |
     near = seen & np.repeat(np.repeat(around[0] > 1e-3, _CELL, 0), _CELL, 1)
     detail = np.zeros(area.shape, np.complex64)
     for tile in tiles(scene, near):
-        turned = to_detail(unit(native(low, scene.step, tile)), planes[(slice(None), *tile)])
-        detail[tile] = turned * (near[tile] * np.float32(_STRENGTH))
+        detail[tile] = (
+            to_detail(unit(native(low, scene.step, tile)), planes[(slice(None), *tile)]) * near[tile]
+        )
     if not pores:
         share = share * _features(scene, detail, inside)
     if not share.any():
