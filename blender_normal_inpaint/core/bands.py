@@ -385,22 +385,21 @@ def low_unit(scene: Scene, tile: tuple[slice, slice]) -> tuple[FloatArray, Float
     return unit(field[:3]), field[3]
 
 
-def low_pass(scene: Scene, planes: FloatArray, weight: FloatArray, mixture: tuple[float, ...]) -> FloatArray:
-    """Other normals under a low-pass of a scene's split, as coarse as `Scene.coarse`, with its margin.
+def low_pass(scene: Scene, planes: FloatArray, weight: FloatArray) -> FloatArray:
+    """Other normals under the low-pass of a scene's split, as coarse as `Scene.coarse`, with its margin.
 
     Args:
         scene: that was split.
         planes: (3, H, W) normals, zero where there are none.
         weight: (H, W), 1 where there are any.
-        mixture: as `Scene.mixture`, or others.
 
     Returns:
         (3, H/f + 2, W/f + 2), not unit.
     """
     f = scene.step
     stack = np.concatenate([shrink(planes, f), shrink(weight, f)[None]])
-    passes = _low_passes(stack, scene.cut / f, len(mixture) - 1, f > 1)
-    return margin(_mixed(mixture, (low[:3] / np.maximum(low[3], 1e-6) for low in passes)))
+    passes = _low_passes(stack, scene.cut / f, len(scene.mixture) - 1, f > 1)
+    return margin(_mixed(scene.mixture, (low[:3] / np.maximum(low[3], 1e-6) for low in passes)))
 
 
 def native(coarse: FloatArray, step: int, tile: tuple[slice, slice]) -> FloatArray:

@@ -31,7 +31,7 @@ def add_detail(
     *,
     twin: FloatArray | None = None,
     pores: bool = True,
-    based: bool = False,
+    twin_base: FloatArray | None = None,
     progress: Progress = no_progress,
     cancel: Cancel = never_cancel,
 ) -> FloatArray:
@@ -50,7 +50,7 @@ def add_detail(
         twin: (h, w, 3) unit normals that the face's other half suggests, at known texels, too; zero where it
             shows nothing. What detail they have in the hole is taken over.
         pores: Whether all of it is, or brows, lids, folds and other features alone.
-        based: Whether the base has it already as far as the resolution of `scale` can show.
+        twin_base: (h, w, 3) what `base` has of the twin already, in the hole and near it; zero elsewhere.
         progress: Called with a fraction and a short text.
         cancel: Polled; True stops the work.
 
@@ -90,7 +90,7 @@ def add_detail(
         return out
     tell(0.4)
     quilted = quilt(scene, rng, tell)
-    other = None if twin is None else twin_of(scene, np.asarray(twin, np.float32), pores, based)
+    other = None if twin is None else twin_of(scene, np.asarray(twin, np.float32), pores, twin_base)
     if not quilted and other is None:
         return out
     _combine(scene, other, out)

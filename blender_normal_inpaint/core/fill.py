@@ -31,6 +31,9 @@ _THIN = 1 / 8
 #: space; but 0.96 instead of 0.92 in object space, which stays as it is. Large holes become worse.
 _FINER = 1.5
 
+#: How far around a hole it is known what the context has of the other half, in texels.
+_NEAR = 40
+
 #: How far from one the length of a network's vectors may be.
 _UNIT_SLACK = 0.02
 
@@ -77,6 +80,13 @@ class _Context:
     broad: int
     coarseness: float
     twinned: bool
+
+    def enlarged(self, field: FloatArray, box: tuple[slice, slice]) -> FloatArray:
+        """A box of the crop as a field (h, w, c) on the context's grid has it, planes first."""
+        height, width = field.shape[:2]
+        rows = (np.arange(box[0].start, box[0].stop) + 0.5 - self.top) * height / self.tall - 0.5
+        columns = (np.arange(box[1].start, box[1].stop) + 0.5 - self.left) * width / self.broad - 0.5
+        return enlarge(field, rows, columns)
 
 
 def _check_crop(crop: Crop) -> None:
@@ -347,10 +357,7 @@ def fill_crop(
     progress(0.4, "Closing the seam")
     # Native work is limited to the hole's own box, with the texel around it that carries the border.
     box = box_around(hole, 1)
-    grid_h, grid_w = context.field.shape[:2]
-    rows = (np.arange(box[0].start, box[0].stop) + 0.5 - context.top) * grid_h / context.tall - 0.5
-    columns = (np.arange(box[1].start, box[1].stop) + 0.5 - context.left) * grid_w / context.broad - 0.5
-    planes = enlarge(context.field, rows, columns)
+    planes = context.enlarged(context.field, box)
     _stop_if(cancel)
     result[box][hole[box]] = close_seam(planes, crop.normals[box], hole[box], known[box])
     del planes
@@ -371,13 +378,27 @@ def fill_crop(
             np.random.default_rng(crop.seed),
             twin=crop.twin,
             pores=crop.pores,
-            based=context.twinned,
+            twin_base=_twin_base(crop, context, hole) if context.twinned else None,
             progress=detail_progress,
             cancel=cancel,
         )
         np.copyto(result, unit(detailed), where=hole[..., None])
         _stop_if(cancel)
     progress(1.0, "Filled")
+    return result
+
+
+def _twin_base(crop: Crop, context: _Context, hole: BoolArray) -> FloatArray | None:
+    """What a crop's context has of its twin, float32 (h, w, 3): zero where nothing, and far from the hole."""
+    if crop.wide is None or crop.wide.twin is None:
+        return None
+    box = box_around(hole, _NEAR)
+    result = np.zeros(crop.normals.shape, np.float32)
+    twin, there = crop.wide.twin, np.asarray(crop.wide.twin.any(axis=-1))
+    planes = context.enlarged(
+        np.concatenate([spread(twin, there), there[..., None]], -1, dtype=np.float32), box
+    )
+    result[box] = np.moveaxis(planes[:3] * (planes[3] > 0.5), 0, -1)
     return result
 
 

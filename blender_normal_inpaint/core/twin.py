@@ -46,15 +46,15 @@ class Twin:
     share: FloatArray
 
 
-def twin_of(scene: Scene, image: FloatArray, pores: bool, based: bool) -> Twin | None:
+def twin_of(scene: Scene, image: FloatArray, pores: bool, base: FloatArray | None = None) -> Twin | None:
     """The other half's detail, None where it shows nothing of the hole.
 
     Args:
         scene: that is worked on.
         image: (h, w, 3) unit normals of the whole crop, zero where the other half shows nothing.
         pores: whether it counts everywhere, or for features alone: brows, lids, folds, an ear.
-        based: whether the base has all of it that its own size can show, and so lacks what is finer alone.
-            Else it lacks what it lacks of any skin: the split tells, which takes what is there for another.
+        base: (h, w, 3) what the scene's base has of it already, zero where it has nothing: its detail is what
+            differs from that. Without it, what differs from its low-pass, as for any skin.
     """
     whole = scene.area.shape
     result = Twin(np.zeros(whole, np.complex64), np.zeros(whole, np.float32))
@@ -71,15 +71,19 @@ def twin_of(scene: Scene, image: FloatArray, pores: bool, based: bool) -> Twin |
         return None
     cells = convolve(shrink(inside.astype(np.float32), _CELL)[None], gaussian(_RAMP / _CELL))[0]
     share = np.clip(2 * enlarge(margin(cells), _CELL) - 1, 0, 1) * inside
-    low = low_pass(scene, planes, np.asarray(seen, np.float32), (1.0,) if based else scene.mixture)
     # As far around the hole as what is there tells of its level.
     around = convolve((shrink(area.astype(np.float32), _CELL) > 0).astype(np.float32)[None], gaussian(_WIDE))
     near = seen & np.repeat(np.repeat(around[0] > 1e-3, _CELL, 0), _CELL, 1)
     detail = np.zeros(area.shape, np.complex64)
+    if base is None:
+        low = low_pass(scene, planes, np.asarray(seen, np.float32))
+    else:
+        shown = _planes(scene, base, box)
+        near &= shown.any(0)
     for tile in tiles(scene, near):
-        detail[tile] = (
-            to_detail(unit(native(low, scene.step, tile)), planes[(slice(None), *tile)]) * near[tile]
-        )
+        part = (slice(None), *tile)
+        below = native(low, scene.step, tile) if base is None else shown[part]
+        detail[tile] = to_detail(unit(below), planes[part]) * near[tile]
     if not pores:
         share = share * _features(scene, detail, inside)
     if not share.any():
