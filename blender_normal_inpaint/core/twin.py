@@ -64,33 +64,46 @@ def twin_of(scene: Scene, image: FloatArray, pores: bool, base: FloatArray | Non
         slice(rows.start // _PLACE * _PLACE, -(-rows.stop // _PLACE) * _PLACE),
         slice(columns.start // _PLACE * _PLACE, -(-columns.stop // _PLACE) * _PLACE),
     )
-    planes = _planes(scene, image, box)
-    area, seen = scene.area[box], planes.any(0)
+    area, seen = scene.area[box], _planes(scene, image, box).any(0)
     inside = seen & area
     if not inside.any():
         return None
     cells = convolve(shrink(inside.astype(np.float32), _CELL)[None], gaussian(_RAMP / _CELL))[0]
     share = np.clip(2 * enlarge(margin(cells), _CELL) - 1, 0, 1) * inside
     # As far around the hole as what is there tells of its level.
-    around = convolve((shrink(area.astype(np.float32), _CELL) > 0).astype(np.float32)[None], gaussian(_WIDE))
-    near = seen & np.repeat(np.repeat(around[0] > 1e-3, _CELL, 0), _CELL, 1)
-    detail = np.zeros(area.shape, np.complex64)
+    cells = (shrink(area.astype(np.float32), _CELL) > 0).astype(np.float32)
+    around = convolve(cells[None], gaussian(_WIDE))[0] > 1e-3
+    near = seen & np.repeat(np.repeat(around, _CELL, 0), _CELL, 1)
+    low = np.zeros((3, 0, 0), np.float32)
     if base is None:
-        low = low_pass(scene, planes, np.asarray(seen, np.float32))
-    else:
-        shown = _planes(scene, base, box)
-        near &= shown.any(0)
+        low = low_pass(scene, _planes(scene, image, box), np.asarray(seen, np.float32))
+    detail = result.detail[box]
+    # By tiles, for all of it at once is most of the memory that a large map takes. The gap's sums, and count:
+    gap = np.zeros((3, *cells.shape), np.float32)
     for tile in tiles(scene, near):
-        part = (slice(None), *tile)
-        below = native(low, scene.step, tile) if base is None else shown[part]
-        detail[tile] = to_detail(unit(below), planes[part]) * near[tile]
+        rows, columns = (
+            slice(of.start + part.start, of.start + part.stop) for of, part in zip(box, tile, strict=True)
+        )
+        below = native(low, scene.step, tile) if base is None else _planes(scene, base, (rows, columns))
+        there = near[tile] & below.any(0)
+        found = to_detail(unit(below), _planes(scene, image, (rows, columns))) * there
+        detail[tile] = found
+        known = there & scene.known[rows, columns]
+        apart = (scene.detail[rows, columns] - found) * known
+        sums = shrink(np.stack([apart.real, apart.imag, known]).astype(np.float32), _CELL)
+        down, across = (slice(part.start // _CELL, part.stop // _CELL) for part in tile)
+        gap[:, down, across] = sums
     if not pores:
         share = share * _features(scene, detail, inside)
     if not share.any():
         return None
-    gap = (scene.detail[box] - detail) * (near & scene.known[box])
-    result.detail[box] = detail + _continued(gap, near & scene.known[box])
     result.share[box] = share
+    # The wide part of the gap alone, continued past known texels and less and less.
+    gap = convolve(gap, gaussian(_WIDE))
+    gap = margin(gap[:2] * (np.minimum(1, 2 * gap[2]) / np.maximum(gap[2], 1e-6)))
+    for tile in tiles(scene, inside):
+        more = native(gap, _CELL, tile)
+        detail[tile] += more[0] + 1j * more[1]
     return result
 
 
@@ -106,15 +119,6 @@ def _planes(scene: Scene, image: FloatArray, box: tuple[slice, slice]) -> FloatA
     if scene.turn is None:
         return planes
     return np.asarray(np.einsum("ij,jhw->ihw", scene.turn, planes, optimize=True), np.float32)
-
-
-def _continued(gap: ComplexArray, known: BoolArray) -> ComplexArray:
-    """A gap at known texels, (H, W), its wide part alone, continued past them and less and less."""
-    packed = shrink(np.stack([gap.real, gap.imag, known]).astype(np.float32), _CELL)
-    packed = convolve(packed, gaussian(_WIDE))
-    reach = np.minimum(1, 2 * packed[2]) / np.maximum(packed[2], 1e-6)
-    wide = enlarge(margin(packed[:2] * reach), _CELL)
-    return np.asarray(wide[0] + 1j * wide[1], np.complex64)
 
 
 def _features(scene: Scene, detail: ComplexArray, inside: BoolArray) -> FloatArray:
