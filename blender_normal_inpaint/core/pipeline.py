@@ -307,18 +307,22 @@ def _block_vectors(pixels: Pixels, known: BoolArray, step: int, encoding: Encodi
     return np.asarray(sums, np.float32)
 
 
+def _read(job: _Job, place: tuple[slice, slice]) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """Normals of some texels, unit where known and (0, 0, 1) elsewhere, hole and valid."""
+    hole, valid = job.hole[place], job.valid[place]
+    vectors = decode_vectors(job.out[place], job.encoding)
+    vectors[~(valid & ~hole)] = (0.0, 0.0, 1.0)
+    return unit(vectors), hole, valid
+
+
 def _crop(job: _Job, region: Region, wide: Wide | None, twin: FloatArray | None, options: Options) -> Crop:
-    box = region.crop.slices
-    hole = np.ascontiguousarray(job.hole[box])
-    valid = np.ascontiguousarray(job.valid[box])
-    vectors = decode_vectors(job.out[box], job.encoding)
-    known = valid & ~hole
-    vectors[~known] = (0.0, 0.0, 1.0)
+    normals, hole, valid = _read(job, region.crop.slices)
+    hole, valid = np.ascontiguousarray(hole), np.ascontiguousarray(valid)
     # A seed for each place, so that two holes do not get the same pores.
     state = np.random.SeedSequence([options.seed & 0xFFFFFFFF, region.tile.top, region.tile.left])
     seed = int(state.generate_state(1)[0]) & 0x7FFFFFFF
     return Crop(
-        unit(vectors),
+        normals,
         hole,
         valid,
         job.encoding.space,
@@ -491,23 +495,15 @@ class _OtherHalf:
         if top >= bottom or left >= right:
             return None
         there = Box(top, bottom, left, right)
-        normals, hole, valid = _averaged(source, there, step) if step > 1 else self._read(there.slices)
+        normals, hole, valid = _averaged(source, there, step) if step > 1 else _read(source, there.slices)
         origin, corner = (there.top, there.left), (box.top, box.left)
         return symmetry.mirrored(self._mirror, normals, valid & ~hole, origin, corner, shape, step)
-
-    def _read(self, place: tuple[slice, slice]) -> tuple[FloatArray, BoolArray, BoolArray]:
-        """Normals (unit where known), hole and valid of some texels."""
-        source = self._source
-        hole, valid = source.hole[place], source.valid[place]
-        vectors = decode_vectors(source.out[place], source.encoding)
-        vectors[~(valid & ~hole)] = (0.0, 0.0, 1.0)
-        return unit(vectors), hole, valid
 
     def _find(self) -> symmetry.Mirror | None:
         """How the whole map's mirror image lies on it, if it is alike enough: told by single texels."""
         step = -(-max(self._source.hole.shape) // _LAYOUT)
         texels = slice(step // 2, None, step)
-        found = symmetry.find(*self._read((texels, texels)), self._source.encoding.space)
+        found = symmetry.find(*_read(self._source, (texels, texels)), self._source.encoding.space)
         if found is None or found.unlikeness > symmetry.ALIKE or abs(found.turn) > symmetry.UPRIGHT:
             return None
         return found.enlarged(step)

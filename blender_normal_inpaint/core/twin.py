@@ -64,19 +64,21 @@ def twin_of(scene: Scene, image: FloatArray, pores: bool, base: FloatArray | Non
         slice(rows.start // _PLACE * _PLACE, -(-rows.stop // _PLACE) * _PLACE),
         slice(columns.start // _PLACE * _PLACE, -(-columns.stop // _PLACE) * _PLACE),
     )
-    area, seen = scene.area[box], _planes(scene, image, box).any(0)
+    planes = _planes(scene, image, box)
+    area, seen = scene.area[box], planes.any(0)
     inside = seen & area
     if not inside.any():
         return None
+    low = np.zeros((3, 0, 0), np.float32)
+    if base is None:
+        low = low_pass(scene, planes, np.asarray(seen, np.float32))
+    del planes
     cells = convolve(shrink(inside.astype(np.float32), _CELL)[None], gaussian(_RAMP / _CELL))[0]
     share = np.clip(2 * enlarge(margin(cells), _CELL) - 1, 0, 1) * inside
     # As far around the hole as what is there tells of its level.
     cells = (shrink(area.astype(np.float32), _CELL) > 0).astype(np.float32)
     around = convolve(cells[None], gaussian(_WIDE))[0] > 1e-3
     near = seen & np.repeat(np.repeat(around, _CELL, 0), _CELL, 1)
-    low = np.zeros((3, 0, 0), np.float32)
-    if base is None:
-        low = low_pass(scene, _planes(scene, image, box), np.asarray(seen, np.float32))
     detail = result.detail[box]
     # By tiles, for all of it at once is most of the memory that a large map takes. The gap's sums, and count:
     gap = np.zeros((3, *cells.shape), np.float32)
