@@ -23,6 +23,8 @@ from .engine import BoolArray, FloatArray
 from .planes import convolve, enlarge, gaussian, margin, pull_push, shrink, unit
 
 ComplexArray = npt.NDArray[np.complex64]
+#: What `roughness` tells.
+Rough = tuple[FloatArray, BoolArray, BoolArray]
 #: Takes the share of the work that is done; raises `errors.Cancelled` if the caller wants out.
 Tell = Callable[[float], None]
 
@@ -341,7 +343,7 @@ def _usual(amplitude: FloatArray, wanted: FloatArray) -> float:
     return float(np.median(there)) if there.size else 0.0
 
 
-def roughness(scene: Scene, cell: int) -> tuple[FloatArray, BoolArray, BoolArray]:
+def roughness(scene: Scene, cell: int) -> Rough:
     """How rough the known texels are, by cells of so many texels a side.
 
     Returns:

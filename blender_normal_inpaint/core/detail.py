@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bands import Scene, from_detail, split, tiles
+from .bands import Scene, from_detail, roughness, split, tiles
+from .creases import Creases, lead, taken_out
 from .engine import BoolArray, Cancel, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled
 from .modelcard import SPACES
-from .octaves import Matched, factors, shape_of
+from .octaves import CELL, Matched, factors, shape_of
 from .quilting import quilt
 from .twin import Twin, twin_of
 
@@ -89,25 +90,28 @@ def add_detail(
     if scene is None:
         return out
     tell(0.4)
-    quilted = quilt(scene, rng, tell)
     other = None if twin is None else twin_of(scene, np.asarray(twin, np.float32), pores, twin_base)
+    rough = roughness(scene, CELL)
+    creases = taken_out(scene)
+    if other is not None:
+        lead(creases, scene, other)
+    quilted = quilt(scene, rng, tell)
     if not quilted and other is None:
         return out
-    _combine(scene, other, out)
+    _combine(scene, Matched(scene, factors(scene, rough, creases)), creases, other, out)
     tell(1.0)
     return out
 
 
-def _combine(scene: Scene, other: Twin | None, out: FloatArray) -> None:
+def _combine(scene: Scene, detail: Matched, creases: Creases, other: Twin | None, out: FloatArray) -> None:
     """Write the filled detail on the base into `out`, texels of the hole only.
 
     Octaves are matched of what was put together of patches alone: the other half's detail is what it is.
     """
     r0, c0 = scene.origin
-    detail = Matched(scene, factors(scene))
     for tile in tiles(scene, scene.area):
         mask = scene.area[tile]
-        filled = detail.tile(tile)
+        filled = detail.tile(tile) + creases.tile(tile)
         if other is not None:
             filled += (other.detail[tile] - filled) * other.share[tile]
         full = from_detail(shape_of(scene, tile, mask), filled * np.float32(scene.strength))

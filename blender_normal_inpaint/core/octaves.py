@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bands import ComplexArray, Scene, from_detail, low_unit, roughness, thickness, tiles
+from .bands import ComplexArray, Rough, Scene, from_detail, low_unit, thickness, tiles
+from .creases import Creases
 from .engine import BoolArray, FloatArray
 from .planes import enlarge, margin, pull_push, shrink, unit
 
@@ -30,7 +31,7 @@ _FINE = 2
 _RANGE = 0.3, 1.5
 # What is measured: so many windows of this side, those with most of the hole and of what is around it.
 _WINDOWS, _WINDOW = 12, 128
-_CELL = 16  # side of the cells whose roughness is compared
+CELL = 16  # side of the cells whose roughness is compared
 # Side of the blocks of which there is a usual one, which share of all is calmer than that, and how much of
 # its energy is asked for in the hole: less, for blocks in thin holes hold few texels and differ more.
 # Measured on heads with skin: at a half and 0.8, crisp lids in most blocks of a blob leave octave 0 at 0.59
@@ -39,9 +40,15 @@ _BLOCK, _CALM, _USUAL = 32, 0.25, 0.7
 _FEWEST = 64  # texels of an octave, in the hole and around it
 
 
-def factors(scene: Scene) -> FloatArray:
-    """How many times stronger each octave of the detail in the hole should be, (4,) float32."""
-    energy, there, calm = roughness(scene, _CELL)
+def factors(scene: Scene, rough: Rough, creases: Creases) -> FloatArray:
+    """How many times stronger each octave of the detail in the hole should be, (4,) float32.
+
+    Args:
+        scene: its detail filled in.
+        rough: how rough cells of `CELL` texels are, creases and all, see `bands.roughness`.
+        creases: what there is besides, in the hole and around it, and stays as it is.
+    """
+    energy, there, calm = rough
     texture = pull_push(energy, calm.astype(np.float32))
     count = len(_AIMS)
     # In the hole, by octave, of each block: how many texels, and means of products of shape and detail.
@@ -52,15 +59,18 @@ def factors(scene: Scene) -> FloatArray:
     rough_hole, rough_around = np.zeros(2), np.zeros(2)
     for r, c in sorted(_windows(scene.area) | _windows(scene.known)):
         tile = slice(r, r + _WINDOW), slice(c, c + _WINDOW)
-        cells = slice(r // _CELL, (r + _WINDOW) // _CELL), slice(c // _CELL, (c + _WINDOW) // _CELL)
+        cells = slice(r // CELL, (r + _WINDOW) // CELL), slice(c // CELL, (c + _WINDOW) // CELL)
         area = scene.area[tile]
-        known = scene.known[tile] & calm[cells].repeat(_CELL, 0).repeat(_CELL, 1)
+        known = scene.known[tile] & calm[cells].repeat(CELL, 0).repeat(CELL, 1)
         for sums, mask in (rough_hole, area), (rough_around, known):
-            share = shrink(mask.astype(np.float32), _CELL)
+            share = shrink(mask.astype(np.float32), CELL)
             sums += float((texture[cells] * share).sum()), float(share.sum())
         shape = shape_of(scene, tile, area)
         strength = np.where(area, np.float32(scene.strength), np.float32(1))
-        detail = from_detail(shape, scene.detail[tile] * strength) - shape
+        lines = creases.tile(tile) * strength
+        detail = from_detail(shape, scene.detail[tile] * strength + lines)
+        shape = from_detail(shape, lines)
+        detail -= shape
         side = _BLOCK
         level = np.concatenate([shape, detail, area[None], known[None]]).astype(np.float32)
         for k in range(count):

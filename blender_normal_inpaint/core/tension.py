@@ -9,6 +9,8 @@ fill, which goes on with level and slope; further in as a harmonic one, which ne
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -107,16 +109,33 @@ class _Operator:
         return self._second()
 
 
-def _solve(operator: _Operator, start: FloatArray, steps: int) -> FloatArray:
+class System(Protocol):
+    """Linear equations with a symmetric, positive matrix.
+
+    Attributes:
+        target: float32 (n, c), what the matrix must make of the unknowns.
+        inverse: float32, (n, 1) or (n, c), of about its diagonal, for preconditioning.
+    """
+
+    target: FloatArray
+    inverse: FloatArray
+
+    def __call__(self, values: FloatArray) -> FloatArray:
+        """The matrix times values (n, c)."""
+        ...
+
+
+def solve(operator: System, start: FloatArray, steps: int, tolerance: float = TOLERANCE) -> FloatArray:
     """Conjugate gradients.
 
     Args:
-        operator: of the hole.
-        start: float32 (n, c), a first guess at the unknown texels.
+        operator: the equations.
+        start: float32 (n, c), a first guess at the unknowns.
         steps: at most taken.
+        tolerance: relative residual at which it ends.
 
     Returns:
-        float32 (n, c), the unknown texels.
+        float32 (n, c), the unknowns.
     """
     target = operator.target
     solution = start.copy()
@@ -126,7 +145,7 @@ def _solve(operator: _Operator, start: FloatArray, steps: int) -> FloatArray:
     energy = float(np.vdot(residual, scaled))
     # Relative to the first residual, too: where nothing known pulls, the target is zero, which rounding
     # never reaches.
-    goal = TOLERANCE**2 * max(float(np.vdot(target, target * operator.inverse)), energy, 1e-12)
+    goal = tolerance**2 * max(float(np.vdot(target, target * operator.inverse)), energy, 1e-12)
     for _ in range(steps):
         if energy <= goal:
             break
@@ -179,7 +198,7 @@ def extend(
     operator = _Operator(rows, near, known | unknown, 1 / length**2)
     first = np.zeros((np.count_nonzero(near), rows.shape[-1]), np.float32)
     first[:, :planes] = start[:, near].T
-    result[:, near] = _solve(operator, first, steps)[:, :planes].T
+    result[:, near] = solve(operator, first, steps)[:, :planes].T
     return result
 
 
