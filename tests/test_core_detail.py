@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from blender_normal_inpaint.core import bands
 from blender_normal_inpaint.core.bands import Scene, from_detail, low_unit, roughness, split, tiles, to_detail
-from blender_normal_inpaint.core.creases import Creases
 from blender_normal_inpaint.core.detail import add_detail
 from blender_normal_inpaint.core.errors import Cancelled
 from blender_normal_inpaint.core.octaves import CELL, Matched, factors
@@ -197,8 +196,7 @@ def _scene(size: int, kind: str, strength: float) -> Scene:
 
 def _factors(scene: Scene) -> Floats:
     """Those of a scene without creases."""
-    nothing = np.zeros((2, scene.area.shape[0] + 2, scene.area.shape[1] + 2), np.float32)
-    return factors(scene, roughness(scene, CELL), Creases(nothing, 1))
+    return factors(scene, roughness(scene, CELL), None)
 
 
 @pytest.mark.parametrize("kind", ["blob", "half", "lines"])

@@ -13,6 +13,9 @@ direction. Directions are those of a structure tensor (W. Foerstner and E. Guelc
 Detection and Precise Location of Distinct Points, Corners and Centres of Circular Features", 1987) of what is
 known, continued into the hole. Pores have no direction that lasts and even out to nothing; a fold or a lid's
 line stays. What is left of the detail without it is texture, for patches.
+
+In tangent space alone: elsewhere the shape has lids and lips already, and they would count twice (heads with
+skin on in camera space, holes in lines: 2.78 degrees off instead of 2.60).
 """
 
 from __future__ import annotations

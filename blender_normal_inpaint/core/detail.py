@@ -92,8 +92,8 @@ def add_detail(
     tell(0.4)
     other = None if twin is None else twin_of(scene, np.asarray(twin, np.float32), pores, twin_base)
     rough = roughness(scene, CELL)
-    creases = taken_out(scene)
-    if other is not None:
+    creases = taken_out(scene) if scene.folded else None
+    if creases is not None and other is not None:
         lead(creases, scene, other)
     quilted = quilt(scene, rng, tell)
     if not quilted and other is None:
@@ -103,7 +103,9 @@ def add_detail(
     return out
 
 
-def _combine(scene: Scene, detail: Matched, creases: Creases, other: Twin | None, out: FloatArray) -> None:
+def _combine(
+    scene: Scene, detail: Matched, creases: Creases | None, other: Twin | None, out: FloatArray
+) -> None:
     """Write the filled detail on the base into `out`, texels of the hole only.
 
     Octaves are matched of what was put together of patches alone: the other half's detail is what it is.
@@ -111,7 +113,9 @@ def _combine(scene: Scene, detail: Matched, creases: Creases, other: Twin | None
     r0, c0 = scene.origin
     for tile in tiles(scene, scene.area):
         mask = scene.area[tile]
-        filled = detail.tile(tile) + creases.tile(tile)
+        filled = detail.tile(tile)
+        if creases is not None:
+            filled += creases.tile(tile)
         if other is not None:
             filled += (other.detail[tile] - filled) * other.share[tile]
         full = from_detail(shape_of(scene, tile, mask), filled * np.float32(scene.strength))

@@ -40,7 +40,7 @@ _BLOCK, _CALM, _USUAL = 32, 0.25, 0.7
 _FEWEST = 64  # texels of an octave, in the hole and around it
 
 
-def factors(scene: Scene, rough: Rough, creases: Creases) -> FloatArray:
+def factors(scene: Scene, rough: Rough, creases: Creases | None) -> FloatArray:
     """How many times stronger each octave of the detail in the hole should be, (4,) float32.
 
     Args:
@@ -67,10 +67,11 @@ def factors(scene: Scene, rough: Rough, creases: Creases) -> FloatArray:
             sums += float((texture[cells] * share).sum()), float(share.sum())
         shape = shape_of(scene, tile, area)
         strength = np.where(area, np.float32(scene.strength), np.float32(1))
-        lines = creases.tile(tile) * strength
-        detail = from_detail(shape, scene.detail[tile] * strength + lines)
-        shape = from_detail(shape, lines)
-        detail -= shape
+        plain, filled = shape, scene.detail[tile] * strength
+        if creases is not None:
+            lines = creases.tile(tile) * strength
+            shape, filled = from_detail(plain, lines), filled + lines
+        detail = from_detail(plain, filled) - shape
         side = _BLOCK
         level = np.concatenate([shape, detail, area[None], known[None]]).astype(np.float32)
         for k in range(count):
