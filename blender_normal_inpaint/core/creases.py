@@ -37,8 +37,9 @@ from .twin import Twin
 LENGTH, FADING = 6.0, 60.0
 
 #: How much of that, squared, it is evened across: in a first round that finds the creases, and in a second
-#: one by their directions alone, without the pores'.
-ACROSS = (1e-2, 3e-4)
+#: one by their directions alone, without the pores'. And the relative residual at which that round ends, in
+#: how many steps at most.
+ROUNDS, STEPS = ((1e-2, 1e-1), (3e-4, 2e-2)), 60
 
 #: How coherent directions are, from 0 to 1, where they begin to count, and where they do in full.
 COHERENT = (0.3, 0.7)
@@ -51,9 +52,6 @@ BLOCK, AROUND, DEEP = 8, 4, 8
 
 #: The share of the energy that keeps a chequerboard down.
 CHECKED = 0.02
-
-#: Relative residual at which the solver ends, and its most steps.
-TOLERANCE, STEPS = 2e-2, 60
 
 #: The other half's detail counts less where creases have so much of its energy, and from the second on not at
 #: all: hardly a face's lie where those of its other half do.
@@ -86,8 +84,8 @@ def taken_out(scene: Scene) -> Creases:
     step = min(scene.step, 2)
     band = _Band(scene, step)
     values, directions = np.zeros_like(band.values), band.values
-    for across in ACROSS:
-        values = directions = band.fitted(band.tensor(directions, across), values)
+    for across, tolerance in ROUNDS:
+        values = directions = band.fitted(band.tensor(directions, across), values, tolerance)
     shape = tuple(n // step for n in scene.area.shape)
     field = np.zeros((2, shape[0] * shape[1]), np.float32)
     field[:, band.places] = values.T * band.share
@@ -151,7 +149,7 @@ class _Band:
     def _beside(self, values: FloatArray, direction: int) -> FloatArray:
         """What neighbours in a direction have, (n, ...): zero where there is none."""
         padded = np.concatenate([values, np.zeros_like(values[:1])])
-        return padded[self._near[direction]]
+        return padded.take(self._near[direction], axis=0, mode="clip")
 
     def tensor(self, values: FloatArray, across: float) -> FloatArray:
         """The diffusion tensor: float32 (n, 3), its xx, xy and yy, x along columns.
@@ -161,7 +159,7 @@ class _Band:
             across: which share of the diffusion is left across a crease.
         """
         weight = self._known[:, None]
-        fields = np.concatenate([values * weight, weight], axis=1)
+        fields = np.concatenate([values * weight, weight, 0 * weight], axis=1)  # rows of 16 bytes
         for _ in range(2):  # a binomial of three by three texels each
             sides = sum(self._beside(fields, k) for k in (0, 1, 4, 5))
             corners = sum(self._beside(fields, k) for k in (2, 3, 6, 7))
@@ -192,11 +190,11 @@ class _Band:
         )
         return np.ascontiguousarray(sampled(framed(filled), rows, columns).T)
 
-    def fitted(self, tensor: FloatArray, start: FloatArray) -> FloatArray:
+    def fitted(self, tensor: FloatArray, start: FloatArray, tolerance: float) -> FloatArray:
         """The field (n, 2) that is near the known values and smooth by a tensor, from a first guess at it."""
         data = np.where(self._known > 0, self._known, np.float32((LENGTH / FADING) ** 2))
         system = _System(self._near, tensor, data, self.values * self._known[:, None])
-        return solve(system, start, STEPS, TOLERANCE)
+        return solve(system, start, STEPS, tolerance)
 
 
 class _System:

@@ -26,15 +26,18 @@ def shrink(field: FloatArray, step: int) -> FloatArray:
     return mean
 
 
-def _lerp(field: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
-    """Linear interpolation of the last axis, n values to (n - 1) * step, from half a texel past the first."""
-    n = field.shape[-1] - 1
-    rise = field[..., 1:] - field[..., :-1]
-    out = np.empty((*field.shape[:-1], n * step), field.dtype)
+def _lerp(field: npt.NDArray[Any], step: int, axis: int) -> npt.NDArray[Any]:
+    """An axis, -2 or -1, interpolated: n values to (n - 1) * step, from half a texel past the first on."""
+    rest = (slice(None),) if axis == -2 else ()
+    first, last, here = (..., slice(None, -1), *rest), (..., slice(1, None), *rest), field.shape[axis] - 1
+    rise = field[last] - field[first]
+    shape = list(field.shape)
+    shape[axis] = here * step
+    out = np.empty(shape, field.dtype)
     for k in range(step):
-        part = out[..., k::step]
+        part = out[(..., slice(k, None, step), *rest)]
         np.multiply(rise, np.float32((k + 0.5) / step), out=part)
-        part += field[..., :-1]
+        part += field[first]
     return out
 
 
@@ -42,9 +45,9 @@ def enlarge(field: npt.NDArray[Any], step: int) -> npt.NDArray[Any]:
     """Bilinear upsampling of the last two axes by an even step; the field has a margin of one texel."""
     if step == 1:
         return field[..., 1:-1, 1:-1]
-    rows = np.swapaxes(_lerp(np.swapaxes(field, -1, -2), step), -1, -2)
     half = step // 2
-    return _lerp(rows[..., half:-half, :], step)[..., half:-half]
+    rows = _lerp(field, step, -2)[..., half:-half, :]
+    return _lerp(rows, step, -1)[..., half:-half]
 
 
 def margin(field: npt.NDArray[Any]) -> npt.NDArray[Any]:
