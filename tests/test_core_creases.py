@@ -64,6 +64,12 @@ def strength_of(result: Floats, fold: Floats, where: Any) -> float:
     return float((first * second).sum() / (second**2).sum())
 
 
+def found_in(scene: Scene) -> Creases:
+    found = taken_out(scene)
+    assert found is not None
+    return found
+
+
 def whole(field: Creases, scene: Scene) -> Any:
     rows, columns = scene.area.shape
     return field.tile((slice(0, rows), slice(0, columns)))
@@ -87,7 +93,7 @@ def test_a_fold_is_told_from_pores() -> None:
     hole = strand(24)
     with_fold, fold, pores = (scene_of(truth, hole, 1.0) for truth in (skin(0.8), skin(0.8, 0.0), skin(0.0)))
     before = with_fold.detail.copy()
-    found = whole(taken_out(with_fold), with_fold)
+    found = whole(found_in(with_fold), with_fold)
     # What is found and what is left make the detail, where it is known.
     known = with_fold.known
     np.testing.assert_allclose((with_fold.detail + found)[known], before[known], atol=1e-6)
@@ -97,7 +103,7 @@ def test_a_fold_is_told_from_pores() -> None:
     assert np.abs(found[near] - truth).std() < 0.35 * np.abs(truth).std() + 0.02
     # Of pores, a tenth of their energy at most.
     of_pores = pores.detail.copy()
-    nothing = whole(taken_out(pores), pores)
+    nothing = whole(found_in(pores), pores)
     assert np.square(np.abs(nothing[near])).mean() < 0.1 * np.square(np.abs(of_pores[near])).mean()
     # In the hole they end within a few texels.
     deep = ndimage.binary_erosion(pores.area, iterations=10)
@@ -109,7 +115,7 @@ def test_a_fold_that_nothing_meets_ends_in_the_hole() -> None:
     hole = np.zeros((SIZE, SIZE), np.bool_)
     hole[20:-20, SIZE // 2 : -20] = True
     scene = scene_of(skin(0.8, pores=0.02), hole, 1.0)
-    strength = np.abs(whole(taken_out(scene), scene))
+    strength = np.abs(whole(found_in(scene), scene))
     columns = np.flatnonzero(scene.area.any(axis=0))
     by_depth = [strength[:, columns[0] + at : columns[0] + at + 4].max() for at in (-8, 4, 24, 100)]
     assert by_depth[0] > by_depth[1] > by_depth[2] > 0 and by_depth[3] < 0.01, by_depth
@@ -159,7 +165,7 @@ def test_the_system_is_its_energys_gradient() -> None:
 def test_the_other_half_gives_way_where_creases_go_on() -> None:
     hole = strand(24)
     scene = scene_of(skin(0.8), hole, 1.0)
-    found = taken_out(scene)
+    found = found_in(scene)
     strength = np.abs(whole(found, scene))
     pores = 0.1 * np.ones(scene.area.shape, np.complex64)
     other = Twin(pores, scene.area.astype(np.float32))
@@ -172,3 +178,18 @@ def test_the_other_half_gives_way_where_creases_go_on() -> None:
     loud = Twin(pores * 20, scene.area.astype(np.float32))
     lead(found, scene, loud)
     assert loud.share[scene.area].min() > 0.95
+
+
+def test_an_island_that_is_hidden_whole_has_no_creases_and_gets_its_detail() -> None:
+    """Nothing known is near it, and what is far away gives its pores all the same."""
+    truth = skin(0.8)
+    valid, hole = (np.zeros((SIZE, SIZE), np.bool_) for _ in range(2))
+    valid[:, :160] = True
+    hole[150:210, 310:370] = True
+    valid |= hole
+    scene = split(flattened(truth, hole), truth, hole, valid & ~hole, "tangent", 2.0, lambda _share: None)
+    assert scene is not None and taken_out(scene) is None
+    result = detail.add_detail(
+        flattened(truth, hole), truth, hole, valid, "tangent", 2.0, np.random.default_rng(0)
+    )
+    assert result[hole][:, :2].std() > 0.02

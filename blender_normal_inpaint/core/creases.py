@@ -79,10 +79,19 @@ class Creases:
         return np.asarray(parts[0] + 1j * parts[1], np.complex64)
 
 
-def taken_out(scene: Scene) -> Creases:
-    """Find a scene's creases around the hole, continued into it, and take them out of the known detail."""
+def taken_out(scene: Scene) -> Creases | None:
+    """Find a scene's creases around the hole, continued into it, and take them out of the known detail.
+
+    Args:
+        scene: whose known detail is changed in place.
+
+    Returns:
+        The creases; None where nothing known is near the hole.
+    """
     step = min(scene.step, 2)
     band = _Band(scene, step)
+    if not band.places.size:
+        return None
     values, directions = np.zeros_like(band.values), band.values
     for across, tolerance in ROUNDS:
         values = directions = band.fitted(band.tensor(directions, across), values, tolerance)
@@ -139,7 +148,9 @@ class _Band:
         soft = enlarge(margin(np.clip(2 * soft - 1, 0, 1)), BLOCK).reshape(-1)[self.places]
         self.share: FloatArray = np.where(self._known > 0, soft, np.float32(1))
         # The neighbours' numbers; the last number is all that are none.
-        self._near = []
+        self._near: list[npt.NDArray[np.intp]] = []
+        if not self.places.size:
+            return
         for down, right in _NEIGHBOURS:
             wanted = self.places + (down * width + right)
             number = np.minimum(np.searchsorted(self.places, wanted), self.places.size - 1)
