@@ -1,10 +1,11 @@
 """The high-frequency band of a repair: pores and creases continued from the map's own known texels.
 
 The shape in the hole comes from elsewhere, at a resolution too low for pores. Here the known texels are split
-into that shape and the detail on top of it (`core.bands`), the detail is synthesised in the hole from patches
-of known detail (`core.quilting`), its octaves get the strength of those around it (`core.octaves`), what
-the other half of a UV layout shows is laid over it (`core.twin`), and the two are put together again by
-rotating the shape's normal, never by averaging vectors.
+into that shape and the detail on top of it (`core.bands`). Creases are taken out of the detail and go on
+across the hole by themselves (`core.creases`); what is left is synthesised in it from patches of known detail
+(`core.quilting`), its octaves get the strength of those around it (`core.octaves`), what the other half of a
+UV layout shows is laid over both (`core.twin`), and shape and detail are put together again by rotating the
+shape's normal, never by averaging vectors.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def _combine(
 ) -> None:
     """Write the filled detail on the base into `out`, texels of the hole only.
 
-    Octaves are matched of what was put together of patches alone: the other half's detail is what it is.
+    Octaves are matched of what was put together of patches alone: creases and the other half's detail are
+    what they are.
     """
     r0, c0 = scene.origin
     for tile in tiles(scene, scene.area):

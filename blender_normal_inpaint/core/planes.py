@@ -29,15 +29,15 @@ def shrink(field: FloatArray, step: int) -> FloatArray:
 def _lerp(field: npt.NDArray[Any], step: int, axis: int) -> npt.NDArray[Any]:
     """An axis, -2 or -1, interpolated: n values to (n - 1) * step, from half a texel past the first on."""
     rest = (slice(None),) if axis == -2 else ()
-    first, last, here = (..., slice(None, -1), *rest), (..., slice(1, None), *rest), field.shape[axis] - 1
-    rise = field[last] - field[first]
+    former, latter = (..., slice(None, -1), *rest), (..., slice(1, None), *rest)
+    rise = field[latter] - field[former]
     shape = list(field.shape)
-    shape[axis] = here * step
+    shape[axis] = (shape[axis] - 1) * step
     out = np.empty(shape, field.dtype)
     for k in range(step):
         part = out[(..., slice(k, None, step), *rest)]
         np.multiply(rise, np.float32((k + 0.5) / step), out=part)
-        part += field[first]
+        part += field[former]
     return out
 
 
