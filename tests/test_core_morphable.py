@@ -13,7 +13,7 @@ from blender_normal_inpaint.core import guess
 from blender_normal_inpaint.core import morphable as module
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.guess import FITS, with_twin
-from blender_normal_inpaint.core.morphable import View, default_path, families, fitted
+from blender_normal_inpaint.core.morphable import View, default_path, families, fitted, unpacked
 from blender_normal_inpaint.core.normals import unit
 
 SIZE = 256
@@ -162,15 +162,28 @@ def test_a_head_tells_which_texels_are_each_others_mirror_image(number, yaw, pit
     hole = one_half(head, valid)
     known = valid & ~hole
     soiled = np.where(known[..., None], truth, np.float32(7))
-    image, trust = head.other_side(soiled, known, hole)
+    other = head.other_side(soiled, known, hole)
+    image, trust = other.normals, other.trust
     shown = image.any(axis=-1)
     assert not (shown & ~hole).any() and not trust[~shown].any() and trust.min() >= 0 and trust.max() <= 1
     assert np.abs(np.linalg.norm(image[shown], axis=-1) - 1).max() < 1e-5
     assert np.count_nonzero(shown) > 0.5 * np.count_nonzero(hole)
     assert np.median(degrees(image, truth)[shown]) < 2.5
+    # What is shown is what lies there, mirrored.
+    row, column = np.rint(other.places[shown]).astype(int).T
+    assert np.median(degrees(head.mirrored(truth[row, column]), image[shown])) < 1.5
+    assert np.allclose(head.mirrored(head.mirrored(image)), image, atol=1e-6)
     # Nothing is known, nothing is shown.
-    nothing, never = head.other_side(soiled, np.zeros_like(known), hole)
-    assert not nothing.any() and not never.any()
+    nothing = head.other_side(soiled, np.zeros_like(known), hole)
+    assert not nothing.normals.any() and not nothing.trust.any()
+
+
+def test_a_head_travels_as_numbers():
+    _, valid, head = drawn(1, 8, 0.2, -0.1)
+    head = replace(head, doubt=0.03)
+    again = unpacked(head.packed(), valid.shape)
+    assert again.family is head.family and again.doubt == head.doubt and again.shape == head.shape
+    assert np.array_equal(again.normals, head.normals)
 
 
 def test_the_other_half_comes_by_a_head_that_fits_and_by_the_relief_otherwise(monkeypatch):
@@ -263,7 +276,8 @@ def test_small_gaps_in_what_is_shown_are_filled():
     assert 4 < np.count_nonzero(gaps) < 400
     assert np.abs(np.linalg.norm(head.normals[gaps], axis=-1) - 1).max() < 1e-5
     hole = one_half(head, valid)
-    image, trust = head.other_side(np.where(hole[..., None], 0, head.normals), valid & ~hole, hole)
+    other = head.other_side(np.where(hole[..., None], 0, head.normals), valid & ~hole, hole)
+    image, trust = other.normals, other.trust
     shown = image.any(axis=-1)
     assert not (module._gaps(shown) & hole).any() and np.array_equal(trust > 0, shown)
 

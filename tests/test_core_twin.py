@@ -9,14 +9,16 @@ import pytest
 from scipy import ndimage
 from synthetic import FakeEngine, disc
 
-from blender_normal_inpaint.core import pipeline, symmetry
+from blender_normal_inpaint.core import symmetry
 from blender_normal_inpaint.core.bands import split
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding, encode, unit
+from blender_normal_inpaint.core.otherhalf import LayoutHalf, around
 from blender_normal_inpaint.core.pipeline import Options, inpaint
 from blender_normal_inpaint.core.regions import Box, Region
 from blender_normal_inpaint.core.resample import block_sum
+from blender_normal_inpaint.core.source import Source
 from blender_normal_inpaint.core.twin import twin_of
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -151,10 +153,8 @@ def test_boxes_of_the_other_half_lie_where_they_should(shape: tuple[int, int], s
     )
     hole = np.zeros(shape, bool)
     hole[60:90, 40:80] = True
-    job = pipeline._Job(
-        Encoding(), hole, np.ones(shape, bool), encode(truth, Encoding(), np.dtype("f4")), None
-    )
-    half = pipeline._OtherHalf(job, Options())
+    source = Source(Encoding(), encode(truth, Encoding(), np.dtype("f4")), hole, np.ones(shape, bool))
+    half = LayoutHalf(source)
     # What lies in the box is hidden, but its mirror image is not; at the map's edge it is cut off.
     for top, left, tall, broad in ((50, 30, 52, 60), (0, 0, 40, 44), (height - 33, width - 47, 33, 47)):
         box = Box(top, top + tall, left, left + broad)
@@ -172,7 +172,7 @@ def test_boxes_of_the_other_half_lie_where_they_should(shape: tuple[int, int], s
     nothing = half.of(mirrored, step)
     assert nothing is not None and not nothing[3 // step + 1 : -4, 3 // step + 1 : -4].any()
     region = Region(Box(60, 90, 40, 80), Box(0, 240, 0, 250), Box(0, 240, 0, 250), 1)
-    crop = half.around(region)
+    crop = around(half, source, region)
     assert crop is not None and crop.shape == (240, 250, 3)
     assert crop[60:90, 40:80].any(axis=-1).all() and not crop[-40:].any()
 
@@ -205,7 +205,7 @@ def test_it_counts_deep_inside_alone() -> None:
 def test_crops_travel_with_their_other_half() -> None:
     normals = np.zeros((4, 5, 3), np.float32)
     hole = np.zeros((4, 5), bool)
-    wide = Wide(normals, hole, ~hole, 2, 0, 0, twin=normals + 1)
+    wide = Wide(normals, hole, ~hole, 2, 0, 0, twin=normals + 1, head=np.arange(20.0))
     for crop in (
         Crop(normals, hole, ~hole, twin=normals + 2, wide=wide, pores=False),
         Crop(normals, hole, ~hole),
@@ -222,8 +222,8 @@ def test_a_map_that_is_no_layout_has_no_other_half() -> None:
     noise = rng.normal(0, 0.3, (256, 256, 2))
     skin = unit(np.concatenate([noise, np.ones((256, 256, 1))], -1).astype(np.float32))
     hole = disc(256, 256, 128, 100, 40)
-    job = pipeline._Job(Encoding(), hole, ~hole | hole, encode(skin, Encoding(), np.dtype("f4")), None)
-    assert pipeline._OtherHalf(job, Options()).of(Box(0, 64, 0, 64)) is None
+    source = Source(Encoding(), encode(skin, Encoding(), np.dtype("f4")), hole, ~hole | hole)
+    assert LayoutHalf(source).of(Box(0, 64, 0, 64)) is None
 
 
 def test_an_upright_axis_lies_between_whole_texels() -> None:

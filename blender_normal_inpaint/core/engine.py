@@ -38,7 +38,8 @@ class Wide:
     Each texel stands for `step` x `step` texels of the map. `top` and `left` say where its first texel
     begins, in texels of the crop (so zero or negative where it reaches further out). Arrays as in
     `Crop`, of another size. Its `hole` may hold holes that the crop does not show or will not fill. `seed`
-    decides the detail that is seen at this size, for all crops alike. `twin` is as in `Crop`.
+    decides the detail that is seen at this size, for all crops alike. `twin` is as in `Crop`. `head`, where
+    given, is one that was fitted to it in camera space, see `morphable.Head.packed`.
     """
 
     normals: FloatArray
@@ -49,6 +50,7 @@ class Wide:
     left: int
     seed: int = 0
     twin: FloatArray | None = None
+    head: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class Crop:
     to fill, `valid` is False where there is no surface. Known texels are `valid & ~hole`. `wide`, where
     given, is what the network sees instead of the crop itself, so that a crop of native texels can stay
     small while its context is large. `detail` says whether fine detail is continued into the hole, `symmetry`
-    whether the face's other half may tell what lies in it. `twin`, where given, is what that shows of a UV
-    layout's crop, known texels included: float32 (h, w, 3), unit vectors, zero where it shows nothing. Its
-    detail is taken over, all of it or, without `pores`, features alone.
+    whether the face's other half may tell what lies in it. `twin`, where given, is what that shows of the
+    crop, known texels included: float32 (h, w, 3), unit vectors, zero where it shows nothing. Its detail is
+    taken over, all of it or, without `pores`, features alone.
     """
 
     normals: FloatArray
@@ -85,6 +87,8 @@ class Crop:
             parts["wide_valid"] = self.wide.valid
             if self.wide.twin is not None:
                 parts["wide_twin"] = self.wide.twin
+            if self.wide.head is not None:
+                parts["wide_head"] = self.wide.head
         if self.twin is not None:
             parts["twin"] = self.twin
         return parts
@@ -116,6 +120,7 @@ class Crop:
                 left=int(place["left"]),
                 seed=int(place["seed"]),
                 twin=arrays.get("wide_twin"),
+                head=arrays.get("wide_head"),
             )
         return Crop(
             normals=arrays["normals"],

@@ -16,7 +16,7 @@ from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never
 from .errors import Cancelled, InpaintError
 from .guess import first_guess, with_head, with_twin
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
-from .morphable import fitted
+from .morphable import Head, fitted, unpacked
 from .normals import unit
 from .resample import area_table, block_sum, box_around, classify, enlarge, mean_directions, shrink, spread
 
@@ -165,6 +165,7 @@ class _Frame:
 
 def _predict(crop: Crop, engine: Engine) -> _Context:
     """Run the network on the crop's context and close the seam on its own grid."""
+    head = None
     if crop.wide is None:
         normals, hole, valid = crop.normals, crop.hole & crop.valid, crop.valid
         step, top, left, seed, twin = 1, 0, 0, crop.seed, None
@@ -172,6 +173,8 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         normals, hole, valid = crop.wide.normals, crop.wide.hole & crop.wide.valid, crop.wide.valid
         step, top, left, seed = crop.wide.step, crop.wide.top, crop.wide.left, crop.wide.seed
         twin = crop.wide.twin
+        if crop.wide.head is not None:
+            head = unpacked(crop.wide.head, hole.shape)
     if not (valid & ~hole).any():
         raise InpaintError("no_context")
     tall, broad = hole.shape[0] * step, hole.shape[1] * step
@@ -183,12 +186,21 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         area = block_sum(np.ones(hole.shape, np.bool_), block)
         counts = block_sum(known, block), block_sum(hole, block)
         normals, hole, valid = classify(vectors, *counts, area)
-        twin = None  # it is for the texels as they were
+        twin = head = None  # they are for the texels as they were
         tall, broad = hole.shape[0] * block * step, hole.shape[1] * block * step
     # Detail between the network's texels and the context's is seen on the context's grid alone.
     coarse = block * step > 1 and crop.detail
     field, scale = _shape(
-        normals, hole, valid, crop.space, crop.symmetry, engine, seed if coarse else None, twin, crop.pores
+        normals,
+        hole,
+        valid,
+        crop.space,
+        crop.symmetry,
+        engine,
+        seed if coarse else None,
+        twin,
+        crop.pores,
+        head,
     )
     texels = tall / hole.shape[0]
     coarseness = texels if coarse else max(1.0, texels / scale)
@@ -209,6 +221,7 @@ def _shape(
     seed: int | None,
     twin: FloatArray | None,
     pores: bool,
+    head: Head | None,
 ) -> tuple[FloatArray, float]:
     """A context with its holes filled.
 
@@ -220,8 +233,9 @@ def _shape(
         symmetry: whether the face's other half may help.
         engine: the network.
         seed: of the detail that the holes get at this size; None for none.
-        twin: what the other half of a UV layout shows, see `engine.Crop`; for that detail.
+        twin: what the other half shows, see `engine.Crop`; for that detail.
         pores: whether all of its detail is taken over.
+        head: that was fitted to these texels in camera space; None to fit one.
 
     Returns:
         float32 (h, w, 3): the known normals, the closed prediction, and harmless values off the surface,
@@ -248,7 +262,7 @@ def _shape(
     if hole.any():
         field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
         if space == "camera":
-            head = fitted(normals, known, valid)
+            head = head or fitted(normals, known, valid)
             if symmetry:
                 field = with_twin(field, normals, hole, valid, head, scale)
             if head is not None:

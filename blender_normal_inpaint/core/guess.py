@@ -191,7 +191,8 @@ def with_twin(
         wide = END * min(1.0, unlikeness / TWINS[0]) ** 2
         by_head = head is not None and head.doubt / FITS < unlikeness / ALIKE
     if head is not None and by_head:
-        image, trust = head.other_side(normals, known, wanted)
+        other = head.other_side(normals, known, wanted)
+        image, trust = other.normals, other.trust
         doubt = np.full(1, head.doubt, np.float32)
         most = 1 - float(rise(doubt, *PLACED)[0])
         wide = END * HEAD_END

@@ -214,6 +214,13 @@ class Head:
     shape: tuple[int, int]
     doubt: float
 
+    def packed(self) -> NDArray[np.float64]:
+        """All numbers but the shape, float64 (n,), for sending the head elsewhere; see `unpacked`."""
+        view = self.view
+        number = [family is self.family for family in families(default_path())].index(True)
+        rest = view.scale, view.row, view.column, view.nearness
+        return np.concatenate([[number, self.doubt, *rest], view.rotation.reshape(-1), view.weights])
+
     @functools.cached_property
     def _picture(self) -> _Picture:
         return _Picture(self.family, self.view, self.shape)
@@ -227,9 +234,7 @@ class Head:
         result[gaps] = unit(spread(result, ~gaps)[gaps])
         return result
 
-    def other_side(
-        self, normals: FloatArray, known: BoolArray, wanted: BoolArray
-    ) -> tuple[FloatArray, FloatArray]:
+    def other_side(self, normals: FloatArray, known: BoolArray, wanted: BoolArray) -> OtherSide:
         """What the map's other half shows of wanted texels: of the map, not of this head.
 
         A texel shows a point of the head, whose mirror image lies on the head, too: where that is seen, the
@@ -239,12 +244,30 @@ class Head:
             normals: float32 (h, w, 3), the map, unit at known texels, in camera space.
             known: bool (h, w).
             wanted: bool (h, w), the texels that are asked for.
-
-        Returns:
-            float32 (h, w, 3): unit vectors, zero where there are none; and float32 (h, w), from 0 to 1: how
-            sure they are, smooth where there are any.
         """
-        image, trust = np.zeros(normals.shape, np.float32), np.zeros(self.shape, np.float32)
+        trust = np.zeros(self.shape, np.float32)
+        layers = np.zeros((*self.shape, 5), np.float32)
+        found = self._found(normals, known, wanted)
+        trust.reshape(-1)[found.texels] = found.trust
+        layers.reshape(-1, 5)[found.texels] = np.concatenate([found.normals, found.places], axis=1)
+        if found.texels.size:
+            even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
+            there = trust > 0
+            trust = np.clip(even, 0, 1) * there
+            gaps = _gaps(there) & wanted
+            filled = spread(np.concatenate([layers, trust[..., None]], axis=-1), trust > 0)
+            layers[gaps], trust[gaps] = filled[gaps, :5], filled[gaps, 5]
+            layers[gaps, :3] = unit(layers[gaps, :3])
+        return OtherSide(layers[..., :3], trust, layers[..., 3:])
+
+    def mirrored(self, vectors: FloatArray) -> FloatArray:
+        """Vectors (..., 3) of the camera's frame as the head's other half has them."""
+        across = self.view.rotation[:, 0].astype(np.float32)
+        result: FloatArray = vectors - (2 * (vectors @ across))[..., None] * across
+        return result
+
+    def _found(self, normals: FloatArray, known: BoolArray, wanted: BoolArray) -> _Found:
+        """The wanted texels whose mirror image is known, see `other_side`."""
         picture = self._picture
         corners = self.family.triangles[picture.triangles]
         points = np.einsum("pk,pkx->px", picture.weights, picture.vertices[corners])
@@ -262,18 +285,42 @@ class Head:
         behind = np.abs(depth / np.maximum(surface, np.float32(1e-6)) - there[:, 2])
         vectors = unit(sample[:, 2:5])
         surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, *BEHIND))
-        across = self.view.rotation[:, 0].astype(np.float32)
-        vectors -= (2 * (vectors @ across))[:, None] * across
+        vectors = self.mirrored(vectors)
         good = (share > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
-        image.reshape(-1, 3)[texels[good]] = vectors[good]
-        trust.reshape(-1)[texels[good]] = surely[good]
-        if good.any():
-            even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
-            trust = np.clip(even, 0, 1) * (trust > 0)
-            gaps = _gaps(trust > 0) & wanted
-            layers = spread(np.concatenate([image, trust[..., None]], axis=-1), trust > 0)
-            image[gaps], trust[gaps] = unit(layers[gaps, :3]), layers[gaps, 3]
-        return image, trust
+        places = np.stack([rows, columns], axis=1)
+        return _Found(texels[good], vectors[good], surely[good], places[good])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Texels, in reading order, whose mirror image is known.
+
+    Attributes:
+        texels: (n,) their numbers.
+        normals: float32 (n, 3), what it shows, mirrored.
+        trust: float32 (n,), from 0 to 1.
+        places: float32 (n, 2), row and column of where it is seen.
+    """
+
+    texels: NDArray[np.intp]
+    normals: FloatArray
+    trust: FloatArray
+    places: FloatArray
+
+
+@dataclass(frozen=True)
+class OtherSide:
+    """What a map's other half shows.
+
+    Attributes:
+        normals: float32 (h, w, 3), unit vectors, zero where there are none.
+        trust: float32 (h, w), from 0 to 1: how sure they are, smooth where there are any.
+        places: float32 (h, w, 2), row and column of where the map shows them; anything where there are none.
+    """
+
+    normals: FloatArray
+    trust: FloatArray
+    places: FloatArray
 
 
 def _gaps(there: BoolArray) -> BoolArray:
@@ -346,6 +393,13 @@ def families(path: Path) -> tuple[Family, ...]:
             modes, lids = np.ascontiguousarray(modes.transpose(1, 0, 2)), data[f"lids{number}"]
             result.append(Family(mean, modes, triangles, lids))
     return tuple(result)
+
+
+def unpacked(numbers: NDArray[np.float64], shape: tuple[int, ...]) -> Head:
+    """The head that `Head.packed` gave, on a map of a shape."""
+    number, doubt, scale, row, column, nearness = (float(value) for value in numbers[:6])
+    view = View(numbers[6:15].reshape(3, 3), scale, row, column, nearness, numbers[15:])
+    return Head(families(default_path())[int(number)], view, (shape[0], shape[1]), doubt)
 
 
 def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from . import regions as planning
-from . import symmetry
 from .engine import (
     BoolArray,
     Cancel,
@@ -23,18 +22,14 @@ from .engine import (
     no_progress,
 )
 from .errors import Cancelled, InpaintError
-from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction, unit
+from .morphable import Head
+from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction
+from .otherhalf import HeadHalf, LayoutHalf, around
 from .regions import Box, Region
-from .resample import block_sum, classify
+from .source import Source, strips
 
 #: Shortest and longest side of a map.
 SMALLEST, LARGEST = 16, 16384
-
-#: Rows looked at together where a pass over the whole map is needed, in texels: bounds its memory.
-_STRIP_TEXELS = 1 << 20
-
-#: Texels along the longer side, about, of which the face's other half is told.
-_LAYOUT = 1024
 
 #: Two images have the same proportions if these differ by no more than this share.
 _SAME_ASPECT = 0.01
@@ -72,12 +67,6 @@ class Result:
     regions: int
     notices: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def _strips(height: int, width: int) -> Iterator[slice]:
-    rows = max(1, _STRIP_TEXELS // width)
-    for top in range(0, height, rows):
-        yield slice(top, min(height, top + rows))
 
 
 def fit_mask(mask: BoolArray, height: int, width: int, name: str = "mask") -> BoolArray:
@@ -183,12 +172,9 @@ def _check_finite(pixels: Pixels, known: BoolArray, top: int) -> None:
 
 @dataclass
 class _Job:
-    """The map and everything decided about it before the first region."""
+    """The map and everything decided about it before the first region; its hole closes tile by tile."""
 
-    encoding: Encoding
-    hole: BoolArray
-    valid: BoolArray
-    out: Pixels
+    source: Source
     constant_z: Pixels | None
 
 
@@ -207,7 +193,7 @@ def _two_channel(pixels: Pixels, encoding: Encoding) -> tuple[Encoding, list[str
 
 def _any_known(valid: BoolArray, hole: BoolArray) -> bool:
     """Whether a texel is known; told in strips, for the masks can be those of a whole map."""
-    return any((valid[rows] & ~hole[rows]).any() for rows in _strips(*hole.shape))
+    return any((valid[rows] & ~hole[rows]).any() for rows in strips(*hole.shape))
 
 
 def _survey(
@@ -230,7 +216,7 @@ def _survey(
             raise InpaintError("mask_full", "The mask covers the whole valid area of the map.")
     surface = np.ones(mask.shape, np.bool_) if valid is None else valid
     found = np.zeros(mask.shape, np.bool_) if valid is None else None
-    for rows in _strips(height, width):
+    for rows in strips(height, width):
         strip = pixels[rows]
         known = surface[rows] & ~mask[rows]
         _check_finite(strip, known, rows.start)
@@ -260,63 +246,14 @@ def _constant_z(job_pixels: Pixels, known: BoolArray) -> Pixels | None:
     blue = job_pixels[..., 2]
     y, x = np.unravel_index(int(np.argmax(known)), known.shape)
     value = blue[y, x]
-    for rows in _strips(*known.shape):
+    for rows in strips(*known.shape):
         if (known[rows] & (blue[rows] != value)).any():
             return None
     return np.asarray(value)
 
 
-def _averaged(job: _Job, context: Box, step: int) -> tuple[FloatArray, BoolArray, BoolArray]:
-    """A box averaged over blocks, read in strips from the source: normals, hole and valid, see `Wide`."""
-    rows = -(-context.height // step)
-    columns = -(-context.width // step)
-    vectors = np.zeros((rows, columns, 3), np.float32)
-    known_sum = np.zeros((rows, columns), np.float32)
-    hole_sum = np.zeros((rows, columns), np.float32)
-    depth = max(1, _STRIP_TEXELS // 4 // (context.width * step)) * step
-    across = slice(context.left, context.right)
-    for top in range(context.top, context.bottom, depth):
-        down = slice(top, min(context.bottom, top + depth))
-        known = job.valid[down, across] & ~job.hole[down, across]
-        place = slice((top - context.top) // step, -(-(down.stop - context.top) // step))
-        known_sum[place] = block_sum(known, step)
-        hole_sum[place] = block_sum(job.hole[down, across], step)
-        vectors[place] = _block_vectors(job.out[down, across], known, step, job.encoding)
-    tall = np.minimum(step, context.height - np.arange(rows) * step)
-    broad = np.minimum(step, context.width - np.arange(columns) * step)
-    area = np.outer(tall, broad).astype(np.float32)
-    return classify(vectors, known_sum, hole_sum, area)
-
-
-def _block_vectors(pixels: Pixels, known: BoolArray, step: int, encoding: Encoding) -> FloatArray:
-    """Sums of the known vectors over blocks, float32 (rows, columns, 3)."""
-    if pixels.dtype.kind == "u" and not encoding.two_channel:
-        # Decoding is linear, so the plain numbers can be summed first: many fewer texels to decode.
-        counts = block_sum(known, step)
-        sums = np.empty((*counts.shape, 3), np.float32)
-        for channel in range(3):
-            # Integers of up to 16 bits fit: a block holds at most 32 x 32 of them.
-            sums[..., channel] = block_sum(pixels[..., channel] * known, step, np.uint32)
-        top = np.float32(np.iinfo(pixels.dtype).max)
-        means = sums / (np.maximum(counts, 1)[..., None] * top)
-        vectors = decode_vectors(means.astype(np.float32), encoding)
-        return np.asarray(vectors * counts[..., None], np.float32)
-    vectors = decode_vectors(pixels, encoding)
-    vectors[~known] = 0  # not a product: what is not known may be NaN
-    sums = block_sum(vectors, step)
-    return np.asarray(sums, np.float32)
-
-
-def _read(job: _Job, place: tuple[slice, slice]) -> tuple[FloatArray, BoolArray, BoolArray]:
-    """Normals of some texels, unit where known and (0, 0, 1) elsewhere, hole and valid."""
-    hole, valid = job.hole[place], job.valid[place]
-    vectors = decode_vectors(job.out[place], job.encoding)
-    vectors[~(valid & ~hole)] = (0.0, 0.0, 1.0)
-    return unit(vectors), hole, valid
-
-
 def _crop(job: _Job, region: Region, wide: Wide | None, twin: FloatArray | None, options: Options) -> Crop:
-    normals, hole, valid = _read(job, region.crop.slices)
+    normals, hole, valid = job.source.read(region.crop.slices)
     hole, valid = np.ascontiguousarray(hole), np.ascontiguousarray(valid)
     # A seed for each place, so that two holes do not get the same pores.
     state = np.random.SeedSequence([options.seed & 0xFFFFFFFF, region.tile.top, region.tile.left])
@@ -325,7 +262,7 @@ def _crop(job: _Job, region: Region, wide: Wide | None, twin: FloatArray | None,
         normals,
         hole,
         valid,
-        job.encoding.space,
+        job.source.encoding.space,
         seed,
         detail=options.detail,
         symmetry=options.symmetry,
@@ -348,17 +285,17 @@ def _check_filled(filled: FloatArray, crop: Crop) -> None:
 def _paste(job: _Job, region: Region, filled: FloatArray) -> None:
     """Encode the tile's hole texels into the result; nothing else is touched."""
     tile = region.tile
-    todo = job.hole[tile.slices]
+    todo = job.source.hole[tile.slices]
     y, x = np.nonzero(todo)
     vectors = filled[y + tile.top - region.crop.top, x + tile.left - region.crop.left]
-    stored = encode(vectors, job.encoding, job.out.dtype)
-    target = job.out[tile.slices]
+    stored = encode(vectors, job.source.encoding, job.source.pixels.dtype)
+    target = job.source.pixels[tile.slices]
     channels = min(3, target.shape[2])
-    if job.encoding.two_channel and channels == 3 and job.constant_z is not None:
+    if job.source.encoding.two_channel and channels == 3 and job.constant_z is not None:
         stored[:, 2] = job.constant_z
     target[y, x, :channels] = stored[:, :channels]
     # From now on these texels are known, for the tiles beside this one.
-    job.hole[tile.slices] = False
+    job.source.hole[tile.slices] = False
 
 
 def inpaint(
@@ -421,11 +358,9 @@ def inpaint(
         constant_z = _constant_z(pixels, surface & ~hole)
     del mask, valid  # a map's worth of memory, if the caller has let go of them as well
     out = pixels if overwrite and pixels.flags.writeable else pixels.copy()
-    job = _Job(encoding, hole.copy(), surface, out, constant_z)
+    job = _Job(Source(encoding, out, hole.copy(), surface), constant_z)
     steps = planning.plan(hole, surface, encoding.space)
-    whole = _Job(encoding, hole, surface, out, None)
-    other_half = _OtherHalf(whole, options)
-    contexts = _Contexts(whole, other_half, options.seed & 0x7FFFFFFF)
+    contexts = _Contexts(Source(encoding, out, hole, surface), options)
     total = sum(step.crop.height * step.crop.width for step in steps)
     hole_texels = int(np.count_nonzero(hole))
     done = 0
@@ -434,8 +369,7 @@ def inpaint(
             raise Cancelled()
         texels = region.crop.height * region.crop.width
         report = _part(progress, done / total, texels / total)
-        wide = contexts.get(region)
-        crop = _crop(job, region, wide, other_half.around(region), options)
+        crop = _crop(job, region, *contexts.get(region), options)
         filled = filler.fill(crop, progress=report, cancel=cancel)
         _check_filled(filled, crop)
         _paste(job, region, filled)
@@ -444,7 +378,7 @@ def inpaint(
     if cancel():
         raise Cancelled()
     progress(1.0, "Done")
-    return Result(job.out, hole, hole_texels, len(steps), notices, time.perf_counter() - started)
+    return Result(job.source.pixels, hole, hole_texels, len(steps), notices, time.perf_counter() - started)
 
 
 def _part(progress: Progress, start: float, share: float) -> Callable[[float, str], None]:
@@ -456,86 +390,24 @@ def _part(progress: Progress, start: float, share: float) -> Callable[[float, st
     return report
 
 
-class _OtherHalf:
-    """What the face's other half shows of boxes of a UV layout, where the map knows it."""
-
-    def __init__(self, source: _Job, options: Options) -> None:
-        self._source = source
-        self._wanted = options.symmetry and options.detail and source.encoding.space != "camera"
-        self._mirror: symmetry.Mirror | None = None
-
-    def around(self, region: Region) -> FloatArray | None:
-        """The twin of a region's crop, near its tile: see `Crop`. None if it shows nothing of the hole."""
-        tile, crop, more = region.tile, region.crop, planning.MARGIN
-        top, bottom = max(crop.top, tile.top - more), min(crop.bottom, tile.bottom + more)
-        left, right = max(crop.left, tile.left - more), min(crop.right, tile.right + more)
-        box = Box(top, bottom, left, right)
-        near = self.of(box)
-        if near is None or not near[self._source.hole[box.slices]].any():
-            return None
-        result = np.zeros((crop.height, crop.width, 3), np.float32)
-        result[top - crop.top : bottom - crop.top, left - crop.left : right - crop.left] = near
-        return result
-
-    def of(self, box: Box, step: int = 1) -> FloatArray | None:
-        """A box's twin, averaged over blocks: see `Wide`. None if it has none."""
-        if self._wanted and self._mirror is None:
-            self._mirror = self._find()
-            self._wanted = self._mirror is not None
-        if self._mirror is None:
-            return None
-        source = self._source
-        shape = -(-box.height // step), -(-box.width // step)
-        edges = np.meshgrid(
-            box.top - 0.5 + step * np.array([0, shape[0]]), box.left - 0.5 + step * np.array([0, shape[1]])
-        )
-        rows, columns = self._mirror.sources(edges[0], edges[1])
-        top, bottom = _blocks_between(rows, step, source.hole.shape[0])
-        left, right = _blocks_between(columns, step, source.hole.shape[1])
-        if top >= bottom or left >= right:
-            return None
-        there = Box(top, bottom, left, right)
-        normals, hole, valid = _averaged(source, there, step) if step > 1 else _read(source, there.slices)
-        origin, corner = (there.top, there.left), (box.top, box.left)
-        return symmetry.mirrored(self._mirror, normals, valid & ~hole, origin, corner, shape, step)
-
-    def _find(self) -> symmetry.Mirror | None:
-        """How the whole map's mirror image lies on it, if it is alike enough: told by single texels."""
-        step = -(-max(self._source.hole.shape) // _LAYOUT)
-        texels = slice(step // 2, None, step)
-        found = symmetry.find(*_read(self._source, (texels, texels)), self._source.encoding.space)
-        if found is None or found.unlikeness > symmetry.ALIKE or abs(found.turn) > symmetry.UPRIGHT:
-            return None
-        return found.enlarged(step)
-
-
-def _blocks_between(edges: FloatArray, step: int, length: int) -> tuple[int, int]:
-    """First and last texel of whole blocks that reach past edges on both sides, within so many texels.
-
-    Where edges lie between texels, blocks begin there.
-    """
-    first, last = float(edges.min()) + 0.5, float(edges.max()) + 0.5
-    start = int(np.floor(first + 1e-2)) - step
-    start += step * max(0, -(start // step))
-    return start, min(length, start + step * (int(np.ceil((last - start) / step)) + 1))
-
-
 class _Contexts:
-    """The coarse context of each region; regions of one hole share theirs.
+    """The coarse context of each region, and what the other half shows; regions of one hole share theirs.
 
     All are taken with the whole hole still open, so that the network tells all tiles of one hole the same
     story.
     """
 
-    def __init__(self, source: _Job, other_half: _OtherHalf, seed: int) -> None:
+    def __init__(self, source: Source, options: Options) -> None:
         self._source = source
-        self._other_half = other_half
-        self._seed = seed
+        self._seed = options.seed & 0x7FFFFFFF
+        self._wanted = options.symmetry and options.detail
+        self._layout = LayoutHalf(source) if self._wanted and source.encoding.space != "camera" else None
         self._box: tuple[Box, int] | None = None
-        self._last: tuple[FloatArray, BoolArray, BoolArray, FloatArray | None] | None = None
+        self._last: tuple[FloatArray, BoolArray, BoolArray, FloatArray | None, Head | None] | None = None
+        self._half: LayoutHalf | HeadHalf | None = self._layout
 
-    def get(self, region: Region) -> Wide | None:
-        """The context to send along, None if the crop itself says it all."""
+    def get(self, region: Region) -> tuple[Wide | None, FloatArray | None]:
+        """The context to send along, None if the crop itself says it all; and the crop's twin, see `Crop`."""
         source = self._source
         context, step = region.context, region.step
         inside = context.slices
@@ -546,11 +418,22 @@ class _Contexts:
             context, step = wider
             inside = context.slices
         if step == 1 and context == region.crop:
-            return None
+            return None, self._of(region) if self._half is self._layout else None
         if self._last is None or self._box != (context, step):
-            twin = self._other_half.of(context, step) if step > 1 else None
-            self._last = (*_averaged(source, context, step), twin)
-            self._box = (context, step)
-        normals, hole, valid, twin = self._last
+            self._box, self._last = (context, step), None
+            normals, hole, valid = source.averaged(context, step)
+            head = twin = None
+            if self._layout is not None:
+                twin = self._layout.of(context, step) if step > 1 else None
+            elif self._wanted:
+                self._half = half = HeadHalf(source, context, step, normals, hole, valid)
+                head, twin = half.head, half.twin if step > 1 else None
+            self._last = normals, hole, valid, twin, head
+        normals, hole, valid, twin, head = self._last
         place = context.top - region.crop.top, context.left - region.crop.left
-        return Wide(normals, hole, valid, step, *place, self._seed, twin)
+        packed = head.packed() if head is not None else None
+        wide = Wide(normals, hole, valid, step, *place, self._seed, twin, packed)
+        return wide, self._of(region)
+
+    def _of(self, region: Region) -> FloatArray | None:
+        return around(self._half, self._source, region) if self._half is not None else None

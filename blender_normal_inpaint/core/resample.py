@@ -149,22 +149,25 @@ def mean_directions(field: FloatArray, height: int, width: int) -> FloatArray:
     return np.ascontiguousarray(np.moveaxis(means, 0, -1))
 
 
+def _taps(t: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Catmull-Rom weights of the texels at -1, 0, 1 and 2 for places between 0 and 1."""
+    return (
+        ((-0.5 * t + 1.0) * t - 0.5) * t,
+        (1.5 * t - 2.5) * t * t + 1.0,
+        ((-1.5 * t + 2.0) * t + 0.5) * t,
+        (0.5 * t - 0.5) * t * t,
+    )
+
+
 def _cubic_weights(positions: NDArray[np.float64], length: int) -> FloatArray:
     """float32 (len(positions), length): Catmull-Rom weights, the border texel repeated outside.
 
     Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, with a = -1/2.
     """
     base = np.floor(positions).astype(np.int64)
-    t = positions - base
-    taps = (
-        ((-0.5 * t + 1.0) * t - 0.5) * t,
-        (1.5 * t - 2.5) * t * t + 1.0,
-        ((-1.5 * t + 2.0) * t + 0.5) * t,
-        (0.5 * t - 0.5) * t * t,
-    )
     weights = np.zeros((positions.size, length), np.float64)
     rows = np.arange(positions.size)
-    for offset, tap in enumerate(taps):
+    for offset, tap in enumerate(_taps(positions - base)):
         np.add.at(weights, (rows, np.clip(base + offset - 1, 0, length - 1)), tap)
     return weights.astype(np.float32)
 
@@ -284,6 +287,26 @@ def sampled(layers: FloatArray, rows: FloatArray, columns: FloatArray) -> FloatA
     bottom *= part_y
     top += bottom
     return top
+
+
+def cubic(layers: FloatArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
+    """Layers (h, w, c) at places (n,), float32 (n, c), by Catmull-Rom interpolation: sharper than `sampled`.
+
+    The border texel is repeated outside.
+    """
+    height, width, planes = layers.shape
+    flat = layers.reshape(-1, planes)
+    row, column = np.floor(rows).astype(np.intp), np.floor(columns).astype(np.intp)
+    down, across = _taps(rows - row.astype(np.float32)), _taps(columns - column.astype(np.float32))
+    beside = [np.clip(column + offset, 0, width - 1) for offset in (-1, 0, 1, 2)]
+    result = np.zeros((rows.size, planes), np.float32)
+    for offset, weight in zip((-1, 0, 1, 2), down, strict=True):
+        start = np.clip(row + offset, 0, height - 1) * width
+        line = np.zeros((rows.size, planes), np.float32)
+        for at, share in zip(beside, across, strict=True):
+            line += flat.take(start + at, axis=0) * share[:, None]
+        result += line * weight[:, None]
+    return result
 
 
 def rise(values: FloatArray, first: float, last: float) -> FloatArray:

@@ -30,7 +30,7 @@ _CELL, _WIDE = 8, 2.0
 _PLACE, _FEATURE = 16, (1.5, 2.5)
 
 #: So many texels around the hole are looked at.
-_REACH = 80
+REACH = 80
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def twin_of(scene: Scene, image: FloatArray, pores: bool, base: FloatArray | Non
     whole = scene.area.shape
     result = Twin(np.zeros(whole, np.complex64), np.zeros(whole, np.float32))
     # The hole and what its low-pass reaches; scenes are made of such blocks, and have a margin of that.
-    rows, columns = box_around(scene.area, _REACH)
+    rows, columns = box_around(scene.area, REACH)
     box = (
         slice(rows.start // _PLACE * _PLACE, -(-rows.stop // _PLACE) * _PLACE),
         slice(columns.start // _PLACE * _PLACE, -(-columns.stop // _PLACE) * _PLACE),

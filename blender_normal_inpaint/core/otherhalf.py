@@ -1,0 +1,203 @@
+"""What the face's other half shows of a piece of a map, looked up in all of the map.
+
+A filler sees a piece alone; what is hidden in it is often seen far away from it. In a UV layout the map lies
+over its own mirror image (`core.symmetry`); in camera space a head that was fitted to it tells which places
+are each other's mirror image (`core.morphable`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from . import morphable, symmetry
+from .engine import BoolArray, FloatArray
+from .harmonic import grow
+from .regions import MARGIN, Box, Region
+from .resample import block_any, cubic, enlarge, framed, sampled
+from .source import Source
+from .twin import REACH
+
+#: Texels along the longer side, about, by which it is told how a layout lies over its mirror image.
+_LAYOUT = 1024
+
+#: A head in more doubt than that tells no places of single pores. Where it is less sure of one than that, or
+#: neighbours' mirror images lie farther apart than so many texels of the context, it tells none, either.
+_DOUBT, _SURE, _TORN, _SILHOUETTE = 0.15, 0.2, 6.0, 2
+
+#: So far around its hole a context's detail is compared with the other half's, in its own texels.
+_AROUND = 48
+
+#: Side of the blocks of which it is told whether they are near a hole; texels that are looked up at a time,
+#: which bounds the memory.
+_BLOCK, _AT_A_TIME = 16, 1 << 18
+
+
+class OtherHalf(Protocol):
+    """Where what the map's other half shows is looked up."""
+
+    def of(self, box: Box) -> FloatArray | None:
+        """A box's twin, see `Crop`; None if it has none."""
+
+
+def around(half: OtherHalf, source: Source, region: Region) -> FloatArray | None:
+    """The twin of a region's crop, near its tile: see `Crop`. None if it shows nothing of the hole."""
+    tile, crop = region.tile, region.crop
+    top, bottom = max(crop.top, tile.top - MARGIN), min(crop.bottom, tile.bottom + MARGIN)
+    left, right = max(crop.left, tile.left - MARGIN), min(crop.right, tile.right + MARGIN)
+    box = Box(top, bottom, left, right)
+    near = half.of(box)
+    if near is None or not near[source.hole[box.slices]].any():
+        return None
+    result = np.zeros((crop.height, crop.width, 3), np.float32)
+    result[top - crop.top : bottom - crop.top, left - crop.left : right - crop.left] = near
+    return result
+
+
+class LayoutHalf:
+    """An `OtherHalf` of a UV layout, if it is laid out symmetrically."""
+
+    def __init__(self, source: Source) -> None:
+        """Find out how the map lies over its mirror image."""
+        self._source = source
+        self._mirror: symmetry.Mirror | None = None
+        # Told by single texels.
+        step = -(-max(source.hole.shape) // _LAYOUT)
+        texels = slice(step // 2, None, step)
+        found = symmetry.find(*source.read((texels, texels)), source.encoding.space)
+        if found is not None and found.unlikeness <= symmetry.ALIKE and abs(found.turn) <= symmetry.UPRIGHT:
+            self._mirror = found.enlarged(step)
+
+    def of(self, box: Box, step: int = 1) -> FloatArray | None:
+        """A box's twin, averaged over blocks: see `Wide`. None if it has none."""
+        if self._mirror is None:
+            return None
+        source = self._source
+        shape = -(-box.height // step), -(-box.width // step)
+        edges = np.meshgrid(
+            box.top - 0.5 + step * np.array([0, shape[0]]), box.left - 0.5 + step * np.array([0, shape[1]])
+        )
+        rows, columns = self._mirror.sources(edges[0], edges[1])
+        top, bottom = _blocks_between(rows, step, source.hole.shape[0])
+        left, right = _blocks_between(columns, step, source.hole.shape[1])
+        if top >= bottom or left >= right:
+            return None
+        there = Box(top, bottom, left, right)
+        normals, hole, valid = source.averaged(there, step) if step > 1 else source.read(there.slices)
+        origin, corner = (there.top, there.left), (box.top, box.left)
+        return symmetry.mirrored(self._mirror, normals, valid & ~hole, origin, corner, shape, step)
+
+
+def _blocks_between(edges: FloatArray, step: int, length: int) -> tuple[int, int]:
+    """First and last texel of whole blocks that reach past edges on both sides, within so many texels.
+
+    Where edges lie between texels, blocks begin there.
+    """
+    first, last = float(edges.min()) + 0.5, float(edges.max()) + 0.5
+    start = int(np.floor(first + 1e-2)) - step
+    start += step * max(0, -(start // step))
+    return start, min(length, start + step * (int(np.ceil((last - start) / step)) + 1))
+
+
+class HeadHalf:
+    """An `OtherHalf` of a map in camera space, if a head fits it.
+
+    Attributes:
+        head: that was fitted to the context, if any.
+        twin: float32 (h, w, 3), what the other half shows of the context, see `Wide`; None without a head.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        context: Box,
+        step: int,
+        normals: FloatArray,
+        hole: BoolArray,
+        valid: BoolArray,
+    ) -> None:
+        """Fit a head to a context.
+
+        Args:
+            source: the map.
+            context: what of it is looked at.
+            step: texels of the map for one of the context, along an axis.
+            normals: float32 (h, w, 3), the context, see `Wide`.
+            hole: bool (h, w), likewise.
+            valid: bool (h, w), likewise.
+        """
+        self._source, self._context, self._step = source, context, step
+        self.twin: FloatArray | None = None
+        known = valid & ~hole
+        self.head = morphable.fitted(normals, known, valid)
+        if self.head is None or self.head.doubt > _DOUBT:
+            return
+        other = self.head.other_side(normals, known, grow(hole, _AROUND) & valid)
+        sure = (other.trust >= _SURE) & ~grow(_torn(other.places), _SILHOUETTE)
+        if sure.any():
+            self.twin = other.normals * sure[..., None]
+            self._places = np.concatenate([other.places, sure[..., None]], axis=-1, dtype=np.float32)
+
+    def of(self, box: Box) -> FloatArray | None:
+        """A box's twin, see `Crop`; None if it has none."""
+        if self.head is None or self.twin is None:
+            return None
+        source, context, step = self._source, self._context, self._step
+        rows, columns = (
+            (np.arange(first, last) + 0.5 - start) / step - 0.5
+            for first, last, start in (
+                (box.top, box.bottom, context.top),
+                (box.left, box.right, context.left),
+            )
+        )
+        down, across, sure = enlarge(self._places, rows, columns)
+        seen = (sure > 0.9) & _near(source.hole[box.slices])
+        if not seen.any():
+            return None
+        down, across = (
+            (axis[seen] + np.float32(0.5)) * np.float32(step) + np.float32(start - 0.5)
+            for axis, start in ((down, context.top), (across, context.left))
+        )
+        there = Box(*_reached(down, source.hole.shape[0]), *_reached(across, source.hole.shape[1]))
+        normals, hole, valid = source.read(there.slices)
+        known = framed((valid & ~hole)[..., None].astype(np.float32))
+        vectors = np.zeros((down.size, 3), np.float32)
+        for start in range(0, down.size, _AT_A_TIME):
+            part = slice(start, start + _AT_A_TIME)
+            at = down[part] - there.top, across[part] - there.left
+            found = cubic(normals, *at)
+            length = np.sqrt(np.einsum("nc,nc->n", found, found))
+            good = (sampled(known, *at)[:, 0] > 0.99) & (length > 0.1)
+            vectors[part] = self.head.mirrored(found) * (good / np.maximum(length, 0.1))[:, None]
+        result = np.zeros((box.height, box.width, 3), np.float32)
+        result[seen] = vectors
+        return result
+
+
+def _near(hole: BoolArray) -> BoolArray:
+    """Where a hole is no farther away than its detail reaches, in blocks: bool (h, w)."""
+    blocks = grow(block_any(hole, _BLOCK), -(-REACH // _BLOCK))
+    height, width = hole.shape
+    return blocks.repeat(_BLOCK, 0).repeat(_BLOCK, 1)[:height, :width]
+
+
+def _torn(places: FloatArray) -> BoolArray:
+    """Where the mirror images of neighbours lie far from each other, for depth jumps there: bool (h, w)."""
+    torn = np.zeros(places.shape[:2], np.bool_)
+    for axis in (0, 1):
+        far = np.abs(np.diff(places, axis=axis)).max(axis=-1) > _TORN
+        first, second = (slice(None, -1), slice(1, None))
+        if axis == 0:
+            torn[first] |= far
+            torn[second] |= far
+        else:
+            torn[:, first] |= far
+            torn[:, second] |= far
+    return torn
+
+
+def _reached(places: FloatArray, length: int) -> tuple[int, int]:
+    """The first texel that places need, with their neighbours, and the one after the last."""
+    first = int(np.clip(np.floor(places.min()) - 2, 0, length - 1))
+    return first, int(np.clip(np.ceil(places.max()) + 3, first + 1, length))
