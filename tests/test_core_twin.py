@@ -11,6 +11,7 @@ from synthetic import FakeEngine, disc
 
 from blender_normal_inpaint.core import symmetry
 from blender_normal_inpaint.core.bands import split
+from blender_normal_inpaint.core.detail import add_detail
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding, encode, unit
@@ -241,3 +242,18 @@ def test_an_upright_axis_lies_between_whole_texels() -> None:
     truth = np.roll(face(320, pores=0.1), (5, 37), (0, 1))
     mirror = symmetry.find(truth, np.zeros((320, 320), bool), np.ones((320, 320), bool), "tangent")
     assert mirror is not None and abs(mirror.across - 74) < 3 and mirror.across == round(mirror.across)
+
+
+def test_what_the_base_has_of_it_does_not_count_twice() -> None:
+    size = 400
+    truth = face(size)
+    image = np.ascontiguousarray(truth[:, ::-1]) * np.array([-1, 1, 1], np.float32)
+    hole = disc(size, size, BROW[0] * size, BROW[1] * size, 90)
+    brow = disc(size, size, BROW[0] * size, BROW[1] * size, 20)
+    soft = np.stack([ndimage.gaussian_filter(image[..., i], 8) for i in range(3)], -1)
+    base = np.where(hole[..., None], unit((image + soft).astype(np.float32)), truth)
+    rng = np.random.default_rng(0)
+    for space in ("tangent", "camera"):
+        result = add_detail(base, truth, hole, ~hole | hole, space, 2.0, rng, twin=image)
+        assert alike(result, image, brow) > 0.97
+        assert abs(fine(result, brow).std() / fine(image, brow).std() - 1) < 0.1

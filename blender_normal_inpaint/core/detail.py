@@ -115,12 +115,15 @@ def _combine(
     r0, c0 = scene.origin
     for tile in tiles(scene, scene.area):
         mask = scene.area[tile]
-        filled = detail.tile(tile)
+        filled, bare = detail.tile(tile), None
         if creases is not None:
             filled += creases.tile(tile)
+        filled *= np.float32(scene.strength)
         if other is not None:
-            filled += (other.detail[tile] - filled) * other.share[tile]
-        full = from_detail(shape_of(scene, tile, mask), filled * np.float32(scene.strength))
+            share = other.share[tile]
+            filled += (other.detail[tile] * np.float32(other.strength) - filled) * share
+            bare = share if other.whole else None
+        full = from_detail(shape_of(scene, tile, mask, bare), filled)
         if scene.turn is not None:
             full = np.einsum("ji,jhw->ihw", scene.turn, full).astype(np.float32)
         rows, cols = np.nonzero(mask)

@@ -182,14 +182,19 @@ class Matched:
         return np.asarray(self._detail[tile] * self._finest + (change[0] + 1j * change[1]), np.complex64)
 
 
-def shape_of(scene: Scene, tile: tuple[slice, slice], area: BoolArray) -> FloatArray:
+def shape_of(
+    scene: Scene, tile: tuple[slice, slice], area: BoolArray, bare: FloatArray | None = None
+) -> FloatArray:
     """The shape under a tile's detail, (3, h, w) unit: in the hole the base, elsewhere the low-pass.
 
     At the border the low-pass of both sides carries the detail, so that known and filled texels are alike;
-    deep inside the base itself does.
+    deep inside the base itself does, with what texture it has of its own; without it as far as `bare` says,
+    float32 (h, w) from 0 to 1.
     """
     low, share = low_unit(scene, tile)
     inside = np.clip(1 - 2 * share, 0, 1) * area
+    if bare is not None:
+        inside = inside * (1 - bare)
     return unit(low + (scene.composite[(slice(None), *tile)] - low) * inside)
 
 
