@@ -120,8 +120,8 @@ def _combine(
             filled += creases.tile(tile)
         filled *= np.float32(scene.strength)
         if other is not None:
-            share = other.share[tile]
-            filled += (other.detail[tile] * np.float32(other.strength) - filled) * share
+            share, strength = other.share[tile], 1.0 if other.whole else scene.strength
+            filled += (other.detail[tile] * np.float32(strength) - filled) * share
             bare = share if other.whole else None
         full = from_detail(shape_of(scene, tile, mask, bare), filled)
         if scene.turn is not None:

@@ -40,14 +40,13 @@ class Twin:
     Attributes:
         detail: complex (H, W).
         share: float32 (H, W), from 0 to 1: how much it counts, beside what is put together of patches.
-        strength: how strong it is laid over the base.
-        whole: whether it is all that is finer than the low-pass: then the base's own texture goes.
+        whole: whether it is all that is finer than the low-pass, so that it takes the place of the base's own
+            texture; or only what is finer than the base.
     """
 
     detail: ComplexArray
     share: FloatArray
-    strength: float
-    whole: bool
+    whole: bool = True
 
 
 def twin_of(scene: Scene, image: FloatArray, pores: bool, base: FloatArray | None = None) -> Twin | None:
@@ -61,12 +60,7 @@ def twin_of(scene: Scene, image: FloatArray, pores: bool, base: FloatArray | Non
             differs from that. Without it, what differs from its low-pass, as for any skin.
     """
     whole = scene.area.shape
-    result = Twin(
-        np.zeros(whole, np.complex64),
-        np.zeros(whole, np.float32),
-        1.0 if base is None else scene.strength,
-        base is None,
-    )
+    result = Twin(np.zeros(whole, np.complex64), np.zeros(whole, np.float32), base is None)
     # The hole and what its low-pass reaches; scenes are made of such blocks, and have a margin of that.
     rows, columns = box_around(scene.area, REACH)
     box = (
