@@ -170,7 +170,7 @@ def test_a_head_tells_which_texels_are_each_others_mirror_image(number, yaw, pit
     assert np.count_nonzero(shown) > 0.5 * np.count_nonzero(hole)
     assert np.median(degrees(image, truth)[shown]) < 2.5
     # What is shown is what lies there, mirrored.
-    row, column = np.rint(other.places[shown]).astype(int).T
+    row, column, _ = np.rint(other.places[shown]).astype(int).T
     assert np.median(degrees(head.mirrored(truth[row, column]), image[shown])) < 1.5
     assert np.allclose(head.mirrored(head.mirrored(image)), image, atol=1e-6)
     # Nothing is known, nothing is shown.

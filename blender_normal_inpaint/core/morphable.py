@@ -246,17 +246,17 @@ class Head:
             wanted: bool (h, w), the texels that are asked for.
         """
         trust = np.zeros(self.shape, np.float32)
-        layers = np.zeros((*self.shape, 5), np.float32)
+        layers = np.zeros((*self.shape, 6), np.float32)
         found = self._found(normals, known, wanted)
         trust.reshape(-1)[found.texels] = found.trust
-        layers.reshape(-1, 5)[found.texels] = np.concatenate([found.normals, found.places], axis=1)
+        layers.reshape(-1, 6)[found.texels] = np.concatenate([found.normals, found.places], axis=1)
         if found.texels.size:
             even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
             there = trust > 0
             trust = np.clip(even, 0, 1) * there
             gaps = _gaps(there) & wanted
             filled = spread(np.concatenate([layers, trust[..., None]], axis=-1), trust > 0)
-            layers[gaps], trust[gaps] = filled[gaps, :5], filled[gaps, 5]
+            layers[gaps], trust[gaps] = filled[gaps, :6], filled[gaps, 6]
             layers[gaps, :3] = unit(layers[gaps, :3])
         return OtherSide(layers[..., :3], trust, layers[..., 3:])
 
@@ -287,7 +287,7 @@ class Head:
         surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, *BEHIND))
         vectors = self.mirrored(vectors)
         good = (share > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
-        places = np.stack([rows, columns], axis=1)
+        places = np.stack([rows, columns, there[:, 2] * np.float32(self.view.scale)], axis=1)
         return _Found(texels[good], vectors[good], surely[good], places[good])
 
 
@@ -299,7 +299,7 @@ class _Found:
         texels: (n,) their numbers.
         normals: float32 (n, 3), what it shows, mirrored.
         trust: float32 (n,), from 0 to 1.
-        places: float32 (n, 2), row and column of where it is seen.
+        places: float32 (n, 3), row, column and depth of where it is seen, in texels.
     """
 
     texels: NDArray[np.intp]
@@ -315,7 +315,8 @@ class OtherSide:
     Attributes:
         normals: float32 (h, w, 3), unit vectors, zero where there are none.
         trust: float32 (h, w), from 0 to 1: how sure they are, smooth where there are any.
-        places: float32 (h, w, 2), row and column of where the map shows them; anything where there are none.
+        places: float32 (h, w, 3), row, column and depth of where the map shows them, in texels; anything
+            where there are none.
     """
 
     normals: FloatArray

@@ -22,9 +22,12 @@ from .twin import REACH
 #: Texels along the longer side, about, by which it is told how a layout lies over its mirror image.
 _LAYOUT = 1024
 
-#: A head in more doubt than that tells no places of single pores. Where it is less sure of one than that, or
-#: neighbours' mirror images lie farther apart than so many texels of the context, it tells none, either.
-_DOUBT, _SURE, _TORN, _SILHOUETTE = 0.15, 0.2, 6.0, 2
+#: A head in more doubt than that tells no places of single pores; nor where it is less sure than that.
+_DOUBT, _SURE = 0.15, 0.2
+
+#: Nor where neighbours' mirror images lie farther apart in space than so many texels of the context, at a
+#: silhouette, and so many texels around: a nose's edge, where it would be jagged, but not a lid's.
+_TORN, _SILHOUETTE = 6.0, 2
 
 #: So far around its hole a context's detail is compared with the other half's, in its own texels.
 _AROUND = 48
@@ -137,7 +140,7 @@ class HeadHalf:
         sure = (other.trust >= _SURE) & ~grow(_torn(other.places), _SILHOUETTE)
         if sure.any():
             self.twin = other.normals * sure[..., None]
-            self._places = np.concatenate([other.places, sure[..., None]], axis=-1, dtype=np.float32)
+            self._places = np.concatenate([other.places[..., :2], sure[..., None]], -1, dtype=np.float32)
 
     def of(self, box: Box) -> FloatArray | None:
         """A box's twin, see `Crop`; None if it has none."""
