@@ -22,7 +22,7 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 SIZE, STEP = 1024, 2
-CAMERA = Encoding("camera")
+CAMERA, WHOLE = Encoding("camera"), Box(0, SIZE, 0, SIZE)
 
 #: A brow, in centimetres of a head: its middle on the head's left, how wide and high.
 BROW, WIDE, HIGH = (2.6, 4.4), 1.4, 0.7
@@ -77,8 +77,7 @@ def alike(first: Floats, second: Floats, where: Bools) -> float:
 
 def half_of(truth: Floats, hole: Bools, valid: Bools) -> tuple[HeadHalf, Source]:
     source = Source(CAMERA, encode(truth, CAMERA, np.dtype("f4")), hole, valid)
-    whole = Box(0, SIZE, 0, SIZE)
-    return HeadHalf(source, whole, STEP, *source.averaged(whole, STEP)), source
+    return HeadHalf(source, WHOLE, STEP, *source.averaged(WHOLE, STEP)), source
 
 
 @pytest.mark.parametrize("side", [1, -1])
@@ -89,7 +88,7 @@ def test_a_hidden_brow_is_looked_up_where_the_other_one_is(
     row, column = at(head, side)
     hole = disc(SIZE, SIZE, row, column, 75) & valid
     half, source = half_of(np.where(hole[..., None], np.float32(0.7), truth), hole, valid)
-    assert half.head is not None and half.twin is not None
+    assert half.head is not None and half.coarse(WHOLE, STEP) is not None
     box = Box(row - 120, row + 130, column - 110, column + 125)
     shown = half.of(box)
     assert shown is not None and shown.shape == (250, 235, 3) and shown.dtype == np.float32
@@ -102,7 +101,7 @@ def test_a_hidden_brow_is_looked_up_where_the_other_one_is(
     assert 0.85 < fine(shown, brow).std() / fine(truth[box.slices], brow).std() < 1.15
     # A crop has it near its tile alone.
     tile = Box(row - 75, row + 76, column - 75, column + 76)
-    region = Region(tile, Box(0, SIZE, 0, SIZE), Box(0, SIZE, 0, SIZE), STEP)
+    region = Region(tile, WHOLE, WHOLE, STEP)
     crop = around(half, source, region)
     assert crop is not None and crop.shape == truth.shape and not crop[: row - 200].any()
     assert crop[hole].any(axis=-1).mean() > 0.9
@@ -124,7 +123,7 @@ def test_what_no_head_fits_has_no_other_half() -> None:
     truth = unit(np.stack([-right, down, np.ones_like(right)], axis=-1).astype(np.float32))
     hole = disc(SIZE, SIZE, 400, 400, 80)
     half, _ = half_of(truth, hole, np.ones_like(hole))
-    assert half.twin is None and half.of(Box(300, 500, 300, 500)) is None
+    assert half.coarse(WHOLE, STEP) is None and half.of(Box(300, 500, 300, 500)) is None
 
 
 def test_the_repair_has_the_other_brow_and_the_head_is_fitted_once(

@@ -159,7 +159,7 @@ def test_boxes_of_the_other_half_lie_where_they_should(shape: tuple[int, int], s
     # What lies in the box is hidden, but its mirror image is not; at the map's edge it is cut off.
     for top, left, tall, broad in ((50, 30, 52, 60), (0, 0, 40, 44), (height - 33, width - 47, 33, 47)):
         box = Box(top, top + tall, left, left + broad)
-        shown = half.of(box, step)
+        shown = half.coarse(box, step)
         assert shown is not None and shown.dtype == np.float32
         expected = block_sum(truth[box.slices], step)
         there = shown.any(axis=-1)
@@ -170,7 +170,7 @@ def test_boxes_of_the_other_half_lie_where_they_should(shape: tuple[int, int], s
         assert np.quantile(apart, 0.99) < (2e-3 if whole else 0.06)
     # The mirror image of what is hidden tells nothing.
     mirrored = Box(60, 90, width - 80, width - 40)
-    nothing = half.of(mirrored, step)
+    nothing = half.coarse(mirrored, step)
     assert nothing is not None and not nothing[3 // step + 1 : -4, 3 // step + 1 : -4].any()
     region = Region(Box(60, 90, 40, 80), Box(0, 240, 0, 250), Box(0, 240, 0, 250), 1)
     crop = around(half, source, region)

@@ -252,9 +252,8 @@ class Head:
         layers.reshape(-1, 6)[found.texels] = np.concatenate([found.normals, found.places], axis=1)
         if found.texels.size:
             even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
-            there = trust > 0
-            trust = np.clip(even, 0, 1) * there
-            gaps = _gaps(there) & wanted
+            trust = np.clip(even, 0, 1) * (trust > 0)
+            gaps = _gaps(trust > 0) & wanted
             filled = spread(np.concatenate([layers, trust[..., None]], axis=-1), trust > 0)
             layers[gaps], trust[gaps] = filled[gaps, :6], filled[gaps, 6]
             layers[gaps, :3] = unit(layers[gaps, :3])

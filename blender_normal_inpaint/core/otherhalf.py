@@ -43,6 +43,9 @@ class OtherHalf(Protocol):
     def of(self, box: Box) -> FloatArray | None:
         """A box's twin, see `Crop`; None if it has none."""
 
+    def coarse(self, context: Box, step: int) -> FloatArray | None:
+        """A context's twin, averaged over blocks of `step` texels a side; None if it has none. See `Wide`."""
+
 
 def around(half: OtherHalf, source: Source, region: Region) -> FloatArray | None:
     """The twin of a region's crop, near its tile: see `Crop`. None if it shows nothing of the hole."""
@@ -72,11 +75,15 @@ class LayoutHalf:
         if found is not None and found.unlikeness <= symmetry.ALIKE and abs(found.turn) <= symmetry.UPRIGHT:
             self._mirror = found.enlarged(step)
 
-    def of(self, box: Box, step: int = 1) -> FloatArray | None:
-        """A box's twin, averaged over blocks: see `Wide`. None if it has none."""
+    def of(self, box: Box) -> FloatArray | None:
+        """See `OtherHalf`."""
+        return self.coarse(box, 1)
+
+    def coarse(self, context: Box, step: int) -> FloatArray | None:
+        """See `OtherHalf`."""
         if self._mirror is None:
             return None
-        source = self._source
+        source, box = self._source, context
         shape = -(-box.height // step), -(-box.width // step)
         edges = np.meshgrid(
             box.top - 0.5 + step * np.array([0, shape[0]]), box.left - 0.5 + step * np.array([0, shape[1]])
@@ -108,7 +115,6 @@ class HeadHalf:
 
     Attributes:
         head: that was fitted to the context, if any.
-        twin: float32 (h, w, 3), what the other half shows of the context, see `Wide`; None without a head.
     """
 
     def __init__(
@@ -131,7 +137,7 @@ class HeadHalf:
             valid: bool (h, w), likewise.
         """
         self._source, self._context, self._step = source, context, step
-        self.twin: FloatArray | None = None
+        self._twin: FloatArray | None = None
         known = valid & ~hole
         self.head = morphable.fitted(normals, known, valid)
         if self.head is None or self.head.doubt > _DOUBT:
@@ -139,12 +145,16 @@ class HeadHalf:
         other = self.head.other_side(normals, known, grow(hole, _AROUND) & valid)
         sure = (other.trust >= _SURE) & ~grow(_torn(other.places), _SILHOUETTE)
         if sure.any():
-            self.twin = other.normals * sure[..., None]
+            self._twin = other.normals * sure[..., None]
             self._places = np.concatenate([other.places[..., :2], sure[..., None]], -1, dtype=np.float32)
 
+    def coarse(self, context: Box, step: int) -> FloatArray | None:
+        """See `OtherHalf`; of the context that the head was fitted to alone."""
+        return self._twin if (context, step) == (self._context, self._step) else None
+
     def of(self, box: Box) -> FloatArray | None:
-        """A box's twin, see `Crop`; None if it has none."""
-        if self.head is None or self.twin is None:
+        """See `OtherHalf`."""
+        if self.head is None or self._twin is None:
             return None
         source, context, step = self._source, self._context, self._step
         rows, columns = (

@@ -24,7 +24,7 @@ from .engine import (
 from .errors import Cancelled, InpaintError
 from .morphable import Head
 from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction
-from .otherhalf import HeadHalf, LayoutHalf, around
+from .otherhalf import HeadHalf, LayoutHalf, OtherHalf, around
 from .regions import Box, Region
 from .source import Source, strips
 
@@ -400,11 +400,11 @@ class _Contexts:
     def __init__(self, source: Source, options: Options) -> None:
         self._source = source
         self._seed = options.seed & 0x7FFFFFFF
-        self._wanted = options.symmetry and options.detail
-        self._layout = LayoutHalf(source) if self._wanted and source.encoding.space != "camera" else None
+        wanted = options.symmetry and options.detail
+        self._by_head = wanted and source.encoding.space == "camera"
+        self._half: OtherHalf | None = LayoutHalf(source) if wanted and not self._by_head else None
         self._box: tuple[Box, int] | None = None
         self._last: tuple[FloatArray, BoolArray, BoolArray, FloatArray | None, Head | None] | None = None
-        self._half: LayoutHalf | HeadHalf | None = self._layout
 
     def get(self, region: Region) -> tuple[Wide | None, FloatArray | None]:
         """The context to send along, None if the crop itself says it all; and the crop's twin, see `Crop`."""
@@ -418,22 +418,28 @@ class _Contexts:
             context, step = wider
             inside = context.slices
         if step == 1 and context == region.crop:
-            return None, self._of(region) if self._half is self._layout else None
+            return None, None if self._by_head else self._twin(region)
         if self._last is None or self._box != (context, step):
-            self._box, self._last = (context, step), None
-            normals, hole, valid = source.averaged(context, step)
-            head = twin = None
-            if self._layout is not None:
-                twin = self._layout.of(context, step) if step > 1 else None
-            elif self._wanted:
-                self._half = half = HeadHalf(source, context, step, normals, hole, valid)
-                head, twin = half.head, half.twin if step > 1 else None
-            self._last = normals, hole, valid, twin, head
+            self._last = self._seen(context, step)
+            self._box = context, step
         normals, hole, valid, twin, head = self._last
         place = context.top - region.crop.top, context.left - region.crop.left
         packed = head.packed() if head is not None else None
         wide = Wide(normals, hole, valid, step, *place, self._seed, twin, packed)
-        return wide, self._of(region)
+        return wide, self._twin(region)
 
-    def _of(self, region: Region) -> FloatArray | None:
+    def _seen(
+        self, context: Box, step: int
+    ) -> tuple[FloatArray, BoolArray, BoolArray, FloatArray | None, Head | None]:
+        """Normals, hole and valid of a context, its twin, and a head that fits it."""
+        self._last = None  # its memory is needed
+        normals, hole, valid = self._source.averaged(context, step)
+        head = None
+        if self._by_head:
+            self._half = half = HeadHalf(self._source, context, step, normals, hole, valid)
+            head = half.head
+        twin = self._half.coarse(context, step) if self._half is not None and step > 1 else None
+        return normals, hole, valid, twin, head
+
+    def _twin(self, region: Region) -> FloatArray | None:
         return around(self._half, self._source, region) if self._half is not None else None
