@@ -18,7 +18,8 @@ import pytest
 from synthetic import disc, wavy_normals
 
 import blender_normal_inpaint
-from blender_normal_inpaint.core.engine import Crop
+from blender_normal_inpaint.core import morphable
+from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.files import read_map
 from blender_normal_inpaint.core.fill import LocalFiller
@@ -26,6 +27,7 @@ from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS
 from blender_normal_inpaint.worker import boot
 from blender_normal_inpaint.worker.client import WorkerClient, WorkerOptions, clean_environment
 from blender_normal_inpaint.worker.engines import create_engine
+from blender_normal_inpaint.worker.protocol import CROP_TYPES
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -91,6 +93,9 @@ def package(tmp_path: Path) -> Path:
     target = tmp_path / "Blender 4.2" / "extensions" / "normal_inpaint"
     for part in ("core", "worker", "nets"):
         shutil.copytree(PACKAGE / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "models").mkdir()
+    for heads in (PACKAGE / "models").glob("head_*"):
+        shutil.copy(heads, target / "models")
     (target / "__init__.py").write_text("raise AssertionError('the worker ran the package')\n")
     return target
 
@@ -138,6 +143,33 @@ def test_the_worker_computes_what_the_same_process_would(
     assert hello.notices == ()
     assert hello.writes_files
     assert not list(package.rglob("__pycache__"))  # nothing is written in the add-on's folder
+
+
+def test_all_that_a_crop_can_hold_reaches_the_worker(client: WorkerClient, card: Path) -> None:
+    rng = np.random.default_rng(2)
+    family = morphable.families(morphable.default_path())[1]
+    view = morphable.View(np.eye(3), 4.5, 60, 60, 0.01, rng.normal(0, 0.5, 140))
+    head = morphable.Head(family, view, (120, 120), 0.01)
+    normals = np.where(head.normals.any(axis=-1, keepdims=True), head.normals, np.float32(0))
+    valid = np.asarray(normals.any(axis=-1))
+    hole = disc(120, 120, 50, 75, 14) & valid
+    twin = normals * disc(120, 120, 50, 75, 20)[..., None].astype(np.float32)
+    crop = Crop(
+        np.repeat(np.repeat(normals, 4, 0), 4, 1)[120:300, 200:400],
+        np.repeat(np.repeat(hole, 4, 0), 4, 1)[120:300, 200:400],
+        np.repeat(np.repeat(valid, 4, 0), 4, 1)[120:300, 200:400],
+        "camera",
+        twin=np.repeat(np.repeat(twin, 4, 0), 4, 1)[120:300, 200:400],
+        wide=Wide(normals, hole, valid, 4, -120, -200, 5, twin, head.packed()),
+    )
+    assert crop.arrays().keys() == CROP_TYPES.keys()
+    local = LocalFiller(create_engine("onnx", device="cpu", card_path=card)[0])
+    np.testing.assert_allclose(client.fill(crop), local.fill(crop), atol=1e-5)
+    # It is that head which is believed there.
+    turned = replace(view, rotation=np.diag([-1.0, 1.0, -1.0]))
+    assert crop.wide is not None
+    other = replace(crop, wide=replace(crop.wide, head=replace(head, view=turned).packed()))
+    assert np.abs(client.fill(other) - client.fill(crop))[crop.hole].max() > 0.01
 
 
 def test_a_worker_answers_request_after_request(client: WorkerClient) -> None:

@@ -243,8 +243,9 @@ def _shape(
     """
     card = engine.card
     digest = hashlib.sha256(f"{space} {symmetry} {hole.shape} {seed} {pores}".encode())
-    for array in (normals, hole, valid) if twin is None else (normals, hole, valid, twin):
-        digest.update(np.ascontiguousarray(array).data)
+    for array in (normals, hole, valid, twin, head.packed() if head is not None else None):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
     remembered = _last.get(engine)
     if remembered is not None and remembered[0] == digest.digest():
         return remembered[1:]

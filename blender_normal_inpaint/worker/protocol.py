@@ -28,7 +28,7 @@ VERSION = 2
 #: No honest line comes near this; a longer one is garbage and is not collected any further.
 MAX_LINE = 1 << 20
 
-#: The arrays of a crop, and the types of pixels.
+#: The arrays of a crop, all but the last of texels, and the types of pixels.
 CROP_TYPES = {
     "normals": "<f4",
     "hole": "|b1",
@@ -38,6 +38,7 @@ CROP_TYPES = {
     "wide_valid": "|b1",
     "twin": "<f4",
     "wide_twin": "<f4",
+    "wide_head": "<f8",
 }
 PIXEL_TYPES = ("|u1", "<u2", "<f2", "<f4")
 
@@ -164,6 +165,11 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+def _numbers(value: Any) -> bool:
+    """Whether it is the shape of a short list of numbers, (n,)."""
+    return isinstance(value, list | tuple) and len(value) == 1 and _whole(value[0]) and 0 < value[0] < 1 << 16
+
+
 def _shape(value: Any) -> bool:
     """Whether it is the shape of an array of pixels, (H, W) or (H, W, C)."""
     return (
@@ -234,7 +240,8 @@ def decode_request(line: bytes) -> Request:
         raise ProtocolError(f"not the name of a job folder: {request.folder!r}")
     if isinstance(request, Fill):
         for name, shape in request.arrays.items():
-            if name not in CROP_TYPES or not _shape(shape):
+            fits = _numbers(shape) if name == "wide_head" else _shape(shape)
+            if name not in CROP_TYPES or not fits:
                 raise ProtocolError(f"no array of a crop: {name!r} of {shape!r}")
     if isinstance(request, WriteMap) and request.dtype not in PIXEL_TYPES:
         raise ProtocolError(f"no type of pixels: {request.dtype!r}")
