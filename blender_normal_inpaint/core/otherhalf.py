@@ -33,8 +33,8 @@ _TORN, _SILHOUETTE = 6.0, 2
 _AROUND = 48
 
 #: Side of the blocks of which it is told whether they are near a hole; texels that are looked up at a time,
-#: which bounds the memory.
-_BLOCK, _AT_A_TIME = 16, 1 << 18
+#: which fit into the processor's cache and hold no other thread up.
+_BLOCK, _AT_A_TIME = 16, 1 << 15
 
 
 class OtherHalf(Protocol):
