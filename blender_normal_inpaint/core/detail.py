@@ -3,8 +3,8 @@
 The shape in the hole comes from elsewhere, at a resolution too low for pores. Here the known texels are split
 into that shape and the detail on top of it (`core.bands`). Creases are taken out of the detail and go on
 across the hole by themselves (`core.creases`); what is left is synthesised in it from patches of known detail
-(`core.quilting`), its octaves get the strength of those around it (`core.octaves`), what the other half of a
-UV layout shows is laid over both (`core.twin`), and shape and detail are put together again by rotating the
+(`core.quilting`), its octaves get the strength of those around it (`core.octaves`), what the face's other
+half shows is laid over both (`core.twin`), and shape and detail are put together again by rotating the
 shape's normal, never by averaging vectors.
 """
 
@@ -110,7 +110,7 @@ def _combine(
     """Write the filled detail on the base into `out`, texels of the hole only.
 
     Octaves are matched of what was put together of patches alone: creases and the other half's detail are
-    what they are.
+    what they are. Where that is all there is, the base's own texture goes, or it would count twice.
     """
     r0, c0 = scene.origin
     for tile in tiles(scene, scene.area):

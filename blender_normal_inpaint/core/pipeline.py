@@ -40,8 +40,8 @@ class Options:
     """What a user may choose about a repair.
 
     Args:
-        seed: Another seed gives other pores on the same shape; the same seed the same texels. With seed 0 a
-            UV layout's other half gives its own pores, where it shows them.
+        seed: Another seed gives other pores on the same shape; the same seed the same texels. With seed 0 the
+            face's other half gives its own pores, where it shows them.
         dilate: Texels by which the mask is grown first, in all eight directions.
         detail: Whether fine detail is continued into the hole.
         symmetry: Whether the face's other half may tell what lies in the hole.

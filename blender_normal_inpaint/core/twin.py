@@ -1,7 +1,7 @@
 """Detail that a face's other half shows: what hides here is often seen there.
 
 No patch from around a hole knows of a brow, a nostril's wing or an ear in it, nor which skin goes where. If
-a map can be laid over its own mirror image (`core.symmetry`), that has them all, each in its place.
+it is known where a map shows their mirror image (`core.otherhalf`), that has them all, each in its place.
 """
 
 from __future__ import annotations
