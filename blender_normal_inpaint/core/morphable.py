@@ -245,12 +245,31 @@ class Head:
             known: bool (h, w).
             wanted: bool (h, w), the texels that are asked for.
         """
+        picture = self._picture
+        corners = self.family.triangles[picture.triangles]
+        points = np.einsum("pk,pkx->px", picture.weights, picture.vertices[corners])
+        seen = np.zeros((*self.shape, 6), np.float32)
+        seen.reshape(-1, 6)[picture.texels, 0] = self.view.seen(points)[:, 2]
+        seen.reshape(-1, 6)[picture.texels, 1] = 1
+        seen[..., 2:5], seen[..., 5] = normals, 1
+        seen[..., 2:] *= known[..., None]
+        chosen = wanted.reshape(-1)[picture.texels]
+        texels = picture.texels[chosen]
+        there = self.view.seen(points[chosen] * np.array([-1, 1, 1], np.float32))
+        columns, rows = self.view.places(there).T
+        sample = sampled(framed(seen), rows, columns)
+        depth, surface, share = sample[:, 0], sample[:, 1], sample[:, 5]
+        behind = np.abs(depth / np.maximum(surface, np.float32(1e-6)) - there[:, 2])
+        vectors = unit(sample[:, 2:5])
+        surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, *BEHIND))
+        vectors = self.mirrored(vectors)
+        good = (share > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
+        places = np.stack([rows, columns, there[:, 2] * np.float32(self.view.scale)], axis=1)
         trust = np.zeros(self.shape, np.float32)
+        trust.reshape(-1)[texels[good]] = surely[good]
         layers = np.zeros((*self.shape, 6), np.float32)
-        found = self._found(normals, known, wanted)
-        trust.reshape(-1)[found.texels] = found.trust
-        layers.reshape(-1, 6)[found.texels] = np.concatenate([found.normals, found.places], axis=1)
-        if found.texels.size:
+        layers.reshape(-1, 6)[texels[good]] = np.concatenate([vectors, places], axis=1)[good]
+        if good.any():
             even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
             gaps = _gaps(trust > 0) & wanted
@@ -264,47 +283,6 @@ class Head:
         across = self.view.rotation[:, 0].astype(np.float32)
         result: FloatArray = vectors - (2 * (vectors @ across))[..., None] * across
         return result
-
-    def _found(self, normals: FloatArray, known: BoolArray, wanted: BoolArray) -> _Found:
-        """The wanted texels whose mirror image is known, see `other_side`."""
-        picture = self._picture
-        corners = self.family.triangles[picture.triangles]
-        points = np.einsum("pk,pkx->px", picture.weights, picture.vertices[corners])
-        layers = np.zeros((*self.shape, 6), np.float32)
-        layers.reshape(-1, 6)[picture.texels, 0] = self.view.seen(points)[:, 2]
-        layers.reshape(-1, 6)[picture.texels, 1] = 1
-        layers[..., 2:5], layers[..., 5] = normals, 1
-        layers[..., 2:] *= known[..., None]
-        chosen = wanted.reshape(-1)[picture.texels]
-        texels = picture.texels[chosen]
-        there = self.view.seen(points[chosen] * np.array([-1, 1, 1], np.float32))
-        columns, rows = self.view.places(there).T
-        sample = sampled(framed(layers), rows, columns)
-        depth, surface, share = sample[:, 0], sample[:, 1], sample[:, 5]
-        behind = np.abs(depth / np.maximum(surface, np.float32(1e-6)) - there[:, 2])
-        vectors = unit(sample[:, 2:5])
-        surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, *BEHIND))
-        vectors = self.mirrored(vectors)
-        good = (share > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
-        places = np.stack([rows, columns, there[:, 2] * np.float32(self.view.scale)], axis=1)
-        return _Found(texels[good], vectors[good], surely[good], places[good])
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Texels, in reading order, whose mirror image is known.
-
-    Attributes:
-        texels: (n,) their numbers.
-        normals: float32 (n, 3), what it shows, mirrored.
-        trust: float32 (n,), from 0 to 1.
-        places: float32 (n, 3), row, column and depth of where it is seen, in texels.
-    """
-
-    texels: NDArray[np.intp]
-    normals: FloatArray
-    trust: FloatArray
-    places: FloatArray
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,11 @@ class LayoutHalf:
         """See `OtherHalf`."""
         if self._mirror is None:
             return None
-        source, box = self._source, context
-        shape = -(-box.height // step), -(-box.width // step)
+        source = self._source
+        shape = -(-context.height // step), -(-context.width // step)
         edges = np.meshgrid(
-            box.top - 0.5 + step * np.array([0, shape[0]]), box.left - 0.5 + step * np.array([0, shape[1]])
+            context.top - 0.5 + step * np.array([0, shape[0]]),
+            context.left - 0.5 + step * np.array([0, shape[1]]),
         )
         rows, columns = self._mirror.sources(edges[0], edges[1])
         top, bottom = _blocks_between(rows, step, source.hole.shape[0])
@@ -95,7 +96,7 @@ class LayoutHalf:
             return None
         there = Box(top, bottom, left, right)
         normals, hole, valid = source.averaged(there, step) if step > 1 else source.read(there.slices)
-        origin, corner = (there.top, there.left), (box.top, box.left)
+        origin, corner = (there.top, there.left), (context.top, context.left)
         return symmetry.mirrored(self._mirror, normals, valid & ~hole, origin, corner, shape, step)
 
 
@@ -199,14 +200,10 @@ def _torn(places: FloatArray) -> BoolArray:
     """Where the mirror images of neighbours lie far from each other, for depth jumps there: bool (h, w)."""
     torn = np.zeros(places.shape[:2], np.bool_)
     for axis in (0, 1):
-        far = np.abs(np.diff(places, axis=axis)).max(axis=-1) > _TORN
-        first, second = (slice(None, -1), slice(1, None))
-        if axis == 0:
-            torn[first] |= far
-            torn[second] |= far
-        else:
-            torn[:, first] |= far
-            torn[:, second] |= far
+        far = np.moveaxis(np.abs(np.diff(places, axis=axis)).max(axis=-1) > _TORN, axis, 0)
+        along = np.moveaxis(torn, axis, 0)
+        along[:-1] |= far
+        along[1:] |= far
     return torn
 
 
