@@ -351,6 +351,34 @@ def test_enlarge_is_exact_on_its_own_grid_and_on_slopes():
     assert np.allclose(fine[1], rows[:, None], atol=1e-4) and np.allclose(fine[0], columns[None], atol=1e-4)
 
 
+def test_enlarge_looks_up_what_cubic_looks_up():
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        height, width = rng.integers(1, 40, 2)
+        field = rng.normal(size=(height, width, 3)).astype(np.float32)
+        rows, columns = rng.uniform(-4, height + 4, 9), rng.uniform(-4, width + 4, 13)
+        down, across = (
+            axis.reshape(-1).astype(np.float32) for axis in np.meshgrid(rows, columns, indexing="ij")
+        )
+        expected = resample.cubic(field, down, across).reshape(9, 13, 3)
+        assert np.allclose(np.moveaxis(resample.enlarge(field, rows, columns), 0, -1), expected, atol=3e-4)
+
+
+def test_area_means_share_texels_out():
+    """Each target texel has the mean of exactly what it covers, whatever the sizes."""
+    rng = np.random.default_rng(4)
+    for _ in range(30):
+        height, width = rng.integers(1, 24, 2)
+        tall, broad = rng.integers(1, height + 1), rng.integers(1, width + 1)
+        field = rng.uniform(0.2, 1, (height, width, 3)).astype(np.float32)
+        # Every texel cut into so many that both sizes divide them.
+        fine = np.repeat(np.repeat(field, tall, axis=0), broad, axis=1).astype(np.float64)
+        means = fine.reshape(tall, height, broad, width, 3).mean(axis=(1, 3))
+        if (tall, broad) != (height, width):
+            means /= np.linalg.norm(means, axis=-1, keepdims=True)
+        assert np.allclose(resample.mean_directions(field, tall, broad), means, atol=1e-5)
+
+
 def test_spread_fills_from_the_trusted_and_keeps_them():
     field = np.full((40, 50, 3), 9.0, np.float32)
     trusted = disc(40, 50, 20, 20, 6)

@@ -43,6 +43,40 @@ def drawn(number, seed, yaw=0.1, pitch=0.05, nearness=0.012, size=SIZE, width=27
     return normals, valid, head
 
 
+def test_without_a_blas_the_same_head_is_found(monkeypatch):
+    truth, valid, head = drawn(0, 1)
+    known = valid & ~eye_hidden(head, valid)
+    shown = []
+    for has in (True, False):
+        monkeypatch.setattr(module, "_has_blas", lambda has=has: has)
+        found = fitted(np.where(known[..., None], truth, np.float32(7)), known, valid)
+        assert found is not None
+        shown.append(found.normals)
+    apart = degrees(*shown)[valid]
+    assert apart.max() > 0 and apart.mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("built", "has"),
+    [
+        ({"Build Dependencies": {"blas": {"name": "scipy-openblas", "found": True}}}, True),
+        ({"Build Dependencies": {"blas": {"name": "none"}}}, False),  # as NumPy without one says
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_a_numpy_tells_whether_it_has_a_blas(monkeypatch, built, has):
+    def show_config(**mode):
+        if built is None:
+            raise TypeError("show_config() got an unexpected keyword argument 'mode'")
+        return built
+
+    module._has_blas.cache_clear()
+    monkeypatch.setattr(np, "show_config", show_config)
+    assert module._has_blas() is has
+    module._has_blas.cache_clear()
+
+
 def eye_hidden(head, valid, radius=38):
     """A round hole over what the head's left eye is likely to be."""
     seen = head.view.seen(np.array([[3.2, 2.5, 8.0]], np.float32))

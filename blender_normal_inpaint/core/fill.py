@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -257,13 +258,19 @@ def _shape(
     # mean of its known part, which lies beside its middle; with the guess it has the mean of the whole.
     guess, sure = first_guess(normals, hole & valid, valid, space, scale, symmetry=symmetry)
     normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
-    predicted = _predicted(normals, hole, valid, guess, space, engine, scale)
     known = valid & ~hole
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        # NumPy fits a head on one core while the network, which is none of NumPy's, runs on others.
+        fitting = None
+        if space == "camera" and head is None and hole.any():
+            fitting = beside.submit(fitted, normals, known, valid)
+        predicted = _predicted(normals, hole, valid, guess, space, engine, scale)
+        if fitting is not None:
+            head = fitting.result()
     field = np.where(known[..., None], normals, predicted)
     if hole.any():
         field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
         if space == "camera":
-            head = head or fitted(normals, known, valid)
             if symmetry:
                 field = with_twin(field, normals, hole, valid, head, scale)
             if head is not None:

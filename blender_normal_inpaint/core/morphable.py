@@ -642,7 +642,7 @@ def _step(family: Family, view: View, grid: _Grid, count: int) -> tuple[View, fl
     spread = NOISE * max(misfit, EXACT) * used.size / WITNESSES
     weight = np.repeat(weights[used], 3) / np.float32(spread)
     weighted = change * weight[:, None]
-    curvature = (weighted.T @ change).astype(np.float64)
+    curvature = _products(weighted, change).astype(np.float64)
     slope = (weighted.T @ apart[used].reshape(-1)).astype(np.float64)
     now, prior = np.zeros(7 + count), np.ones(7 + count)
     moved_so_far = min(count, view.weights.size)
@@ -668,6 +668,22 @@ def _step(family: Family, view: View, grid: _Grid, count: int) -> tuple[View, fl
         np.clip(now[7:] + step[7:], -MOST_UNUSUAL, MOST_UNUSUAL),
     )
     return moved, misfit
+
+
+@functools.lru_cache(maxsize=1)
+def _has_blas() -> bool:
+    """Whether NumPy has a library for products of matrices; Blender's own has none."""
+    try:
+        built = np.show_config(mode="dicts")
+        return bool(built["Build Dependencies"]["blas"].get("found"))
+    except (TypeError, KeyError):  # a NumPy before 1.25, such as Blender 4.2 has
+        return False
+
+
+def _products(first: FloatArray, second: FloatArray) -> FloatArray:
+    """first.T @ second, float32 (j, k) of (p, j) and (p, k): without a BLAS eight times as fast."""
+    result: FloatArray = first.T @ second if _has_blas() else np.einsum("pj,pk->jk", first, second)
+    return result
 
 
 def _changes(

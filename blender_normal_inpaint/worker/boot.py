@@ -128,6 +128,8 @@ def main(arguments: list[str]) -> int:
                 f"{sys.executable} is Python {sys.version.split()[0]}, which is too old.",
                 "Choose Python {}.{} or newer in the preferences.".format(*NEEDS),
             )
+        # Threads of NumPy's products of matrices, which are small, would take the network's cores from it.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         options = parse(arguments)
         notices = extend_path(options.path)
         mount(options.package_dir)
