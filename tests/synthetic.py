@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blender_normal_inpaint.core import harmonic
+from blender_normal_inpaint.core.guess import shown_by_twin
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelCard
 from blender_normal_inpaint.core.normals import unit
 
@@ -154,3 +155,9 @@ def head(
     normals[met] = unit(gradient.astype(np.float32))
     normals.flags.writeable = met.flags.writeable = False
     return normals.reshape(size, size, 3), met.reshape(size, size)
+
+
+def with_twin(predicted, normals, hole, valid, head=None):
+    """An answer in camera space, moved towards what the other half shows."""
+    shown = shown_by_twin(normals, hole, valid, head, predicted=predicted)
+    return predicted if shown is None else shown.moved(predicted)

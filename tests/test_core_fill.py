@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from synthetic import FakeEngine, disc, head, sphere_normals, wavy_normals
+from synthetic import FakeEngine, disc, head, sphere_normals, wavy_normals, with_twin
 
 from blender_normal_inpaint.core import fill, resample
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import Cancelled, InpaintError
-from blender_normal_inpaint.core.guess import first_guess, with_twin
+from blender_normal_inpaint.core.guess import first_guess
 from blender_normal_inpaint.core.normals import angular_error, mirror, unit
 from blender_normal_inpaint.core.relief import other_side
 

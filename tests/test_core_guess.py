@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from synthetic import disc, head, sphere_normals, wavy_normals
+from synthetic import disc, head, sphere_normals, wavy_normals, with_twin
 from test_core_symmetry import layout
 
 from blender_normal_inpaint.core import harmonic, relief, tension
@@ -17,7 +17,6 @@ from blender_normal_inpaint.core.guess import (
     TWINS,
     first_guess,
     slopes_lead,
-    with_twin,
 )
 from blender_normal_inpaint.core.normals import angular_error, unit
 from blender_normal_inpaint.core.symmetry import LIKE, mirror_image

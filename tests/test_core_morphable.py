@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from synthetic import disc, sphere_normals
+from synthetic import disc, sphere_normals, with_twin
 
 from blender_normal_inpaint.core import guess
 from blender_normal_inpaint.core import morphable as module
 from blender_normal_inpaint.core.errors import InpaintError
-from blender_normal_inpaint.core.guess import FITS, with_twin
+from blender_normal_inpaint.core.guess import FITS
 from blender_normal_inpaint.core.morphable import View, default_path, families, fitted, unpacked
 from blender_normal_inpaint.core.normals import unit
 
@@ -22,7 +22,8 @@ SIZE = 256
 def with_head(predicted, normals, hole, valid):
     """The answer moved towards the head that is fitted to what is known, if there is one."""
     head = fitted(normals, valid & ~hole, valid)
-    return predicted if head is None else guess.with_head(predicted, normals, hole, valid, head)
+    shown = None if head is None else guess.shown_by_head(normals, hole, valid, head)
+    return predicted if shown is None else shown.moved(predicted)
 
 
 def degrees(first, second):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from synthetic import disc, head, sphere_normals, wavy_normals
+from synthetic import disc, head, sphere_normals, wavy_normals, with_twin
 
 from blender_normal_inpaint.core import relief
-from blender_normal_inpaint.core.guess import TWINS, with_twin
+from blender_normal_inpaint.core.guess import TWINS
 from blender_normal_inpaint.core.harmonic import grow
 from blender_normal_inpaint.core.normals import angular_error, unit
 from blender_normal_inpaint.core.pose import Pose

@@ -15,7 +15,7 @@ from .closing import REACH, close_seam, close_smoothly
 from .detail import add_detail
 from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled, InpaintError
-from .guess import first_guess, with_head, with_twin
+from .guess import Shown, first_guess, places_twins, shown_by_head, shown_by_twin
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
 from .morphable import Head, fitted, unpacked
 from .normals import unit
@@ -260,27 +260,48 @@ def _shape(
     normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
     known = valid & ~hole
     with ThreadPoolExecutor(max_workers=1) as beside:
-        # NumPy fits a head on one core while the network, which is none of NumPy's, runs on others.
-        fitting = None
-        if space == "camera" and head is None and hole.any():
-            fitting = beside.submit(fitted, normals, known, valid)
+        # NumPy works out on one core what a head shows, while the network, none of NumPy's, runs on others.
+        by_head = None
+        if space == "camera" and hole.any():
+            by_head = beside.submit(_by_head, normals, hole, valid, head, symmetry, scale)
         predicted = _predicted(normals, hole, valid, guess, space, engine, scale)
-        if fitting is not None:
-            head = fitting.result()
-    field = np.where(known[..., None], normals, predicted)
+        field = np.where(known[..., None], normals, predicted)
+        if hole.any():
+            field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
     if hole.any():
-        field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
-        if space == "camera":
-            if symmetry:
-                field = with_twin(field, normals, hole, valid, head, scale)
-            if head is not None:
-                field = with_head(field, normals, hole, valid, head, scale)
+        if by_head is not None:
+            head, other_half, own = by_head.result()
+            if symmetry and not places_twins(head):
+                other_half = shown_by_twin(normals, hole, valid, head, scale, field)
+            for shown in (other_half, own):
+                field = field if shown is None else shown.moved(field)
         if seed is not None:
             rng = np.random.default_rng(seed)
             field = add_detail(field, normals, hole, valid, space, 1 / scale, rng, twin=twin, pores=pores)
     field = spread(field, valid)
     _last[engine] = (digest.digest(), field, scale)
     return field, scale
+
+
+def _by_head(
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, head: Head | None, symmetry: bool, scale: float
+) -> tuple[Head | None, Shown | None, Shown | None]:
+    """A head that fits a map in camera space, what it tells of the other half, and what it shows itself.
+
+    Args:
+        normals: float32 (h, w, 3), unit at known texels.
+        hole: bool (h, w), within valid.
+        valid: bool (h, w).
+        head: that was fitted to these texels; None to fit one.
+        symmetry: whether the other half may help: it does if the head places it, see `places_twins`.
+        scale: the network's texels per texel.
+    """
+    head = head or fitted(normals, valid & ~hole, valid)
+    if head is None:
+        return None, None, None
+    placed = symmetry and places_twins(head)
+    other_half = shown_by_twin(normals, hole, valid, head, scale) if placed else None
+    return head, other_half, shown_by_head(normals, hole, valid, head, scale)
 
 
 def _predicted(

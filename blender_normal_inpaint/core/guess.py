@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from . import harmonic, morphable, relief, tension
@@ -93,7 +95,8 @@ def first_guess(
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
-        space: "tangent", "object" or "camera". In camera space the other half is left alone, see `with_twin`.
+        space: "tangent", "object" or "camera". In camera space the other half is left
+            alone, see `shown_by_twin`.
         scale: texels of the network's grid for one of these.
         steps: of the solver, at most.
         symmetry: whether the other half is looked for.
@@ -156,36 +159,61 @@ def _continued(
     return np.ascontiguousarray(result[:, hole].T)
 
 
-def with_twin(
-    predicted: FloatArray,
+@dataclass(frozen=True)
+class Shown:
+    """What something else shows of a hole, its seam closed, and how far an answer moves towards it.
+
+    Attributes:
+        there: bool (h, w), the texels, n of them.
+        vectors: float32 (n, 3), unit, in reading order.
+        weights: float32 (n,), from 0 to 1.
+    """
+
+    there: BoolArray
+    vectors: FloatArray
+    weights: FloatArray
+
+    def moved(self, field: FloatArray) -> FloatArray:
+        """A field (h, w, 3), unit, moved: as it is elsewhere."""
+        result = field.copy()
+        own = field[self.there]
+        result[self.there] = unit(own + (self.vectors - own) * self.weights[:, None])
+        return result
+
+
+def places_twins(head: morphable.Head | None) -> bool:
+    """Whether a head fits so well that it tells by itself which texels show each other's mirror image."""
+    return head is not None and head.doubt <= FITS
+
+
+def shown_by_twin(
     normals: FloatArray,
     hole: BoolArray,
     valid: BoolArray,
     head: morphable.Head | None = None,
     scale: float = 1.0,
-) -> FloatArray:
-    """An answer in camera space, moved towards what the other half of a head shows.
+    predicted: FloatArray | None = None,
+) -> Shown | None:
+    """What the other half of a head shows of a hole in camera space; None where it shows nothing.
 
-    Both err differently, so that a mean errs less than either. Of a map whose halves are not alike the answer
-    stays as it is. Which texels are each other's mirror image tells a head that was fitted, or else the map's
-    relief.
+    Its errors are others than the network's, so that a mean errs less than either. Of a map whose halves are
+    not alike nothing counts. Which texels are each other's mirror image tells a head that was fitted, or else
+    the map's relief.
 
     Args:
-        predicted: float32 (h, w, 3), unit in the hole, in camera space, its seam closed.
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
         head: that was fitted to the known texels, if any.
         scale: texels of the network's grid for one of these.
-
-    Returns:
-        float32 (h, w, 3): unit in the hole, `predicted` elsewhere.
+        predicted: float32 (h, w, 3), the network's answer, unit in the hole, its seam closed: its relief is
+            needed unless `places_twins`.
     """
     known = valid & ~hole
     wanted = harmonic.grow(hole, MARGIN)
     wanted = wanted & valid
-    by_head = head is not None and head.doubt <= FITS
-    if not by_head:
+    by_head = places_twins(head)
+    if not by_head and predicted is not None:
         image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, wanted)
         most = min(1.0, max(0.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
         wide = END * min(1.0, unlikeness / TWINS[0]) ** 2
@@ -199,7 +227,7 @@ def with_twin(
     seen = image.any(axis=-1)
     there = hole & seen
     if most <= 0 or not there.any():
-        return predicted
+        return None
     weights = np.float32(SHARE * most) * trust[there]
     apart, beside = normals - image, known & seen
     if by_head:
@@ -208,79 +236,42 @@ def with_twin(
     wide *= max(hole.shape)
     if wide > 1:
         weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
-    result = predicted.copy()
-    result[there] = _moved(predicted, image, apart, there, beside, weights, REACH / scale)
-    return result
+    return Shown(there, unit(image[there] + continued(apart, there, beside, REACH / scale)), weights)
 
 
-def with_head(
-    predicted: FloatArray,
-    normals: FloatArray,
-    hole: BoolArray,
-    valid: BoolArray,
-    head: morphable.Head,
-    scale: float = 1.0,
-) -> FloatArray:
-    """An answer in camera space, moved towards a head of the morphable model that fits what is known.
+def shown_by_head(
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, head: morphable.Head, scale: float = 1.0
+) -> Shown | None:
+    """What a head of the morphable model shows of a hole in camera space; None where it does not fit.
 
     Where an eye, a nose, a mouth or an ear is hidden whole, the answer of the network is a soft mean of those
-    that may be there; the model's is one of them. Where no head fits, the answer stays as it is.
+    that may be there; the model's is one of them.
 
     Args:
-        predicted: float32 (h, w, 3), unit in the hole, in camera space, its seam closed.
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
         head: that was fitted to the known texels.
         scale: texels of the network's grid for one of these.
-
-    Returns:
-        float32 (h, w, 3): unit in the hole, `predicted` elsewhere.
     """
     known = valid & ~hole
     if head.doubt >= FITS:
-        return predicted
+        return None
     box = box_around(hole, MARGIN)
     image = head.normals[box]
     seen = image.any(axis=-1) & valid[box]
     there = hole[box] & seen
     if not there.any():
-        return predicted
+        return None
     apart, beside = normals[box] - image, known[box] & seen
     doubt = np.full(1, head.doubt, np.float32)
     weights = np.maximum(1 - (doubt / np.float32(FITS)) ** 2, 0) / (1 + (doubt / np.float32(HALF)) ** 2)
     weights = weights * (1 - rise(_nearby(apart, beside, there), *NEARBY))
     weights = _faded(weights, there, HEAD_FADE * max(hole.shape))
-    result = predicted.copy()
-    result[box][there] = _moved(predicted[box], image, apart, there, beside, weights, REACH / scale)
-    return result
-
-
-def _moved(
-    field: FloatArray,
-    image: FloatArray,
-    apart: FloatArray,
-    there: BoolArray,
-    beside: BoolArray,
-    weights: FloatArray,
-    reach: float,
-) -> FloatArray:
-    """A field moved towards an image whose seam is closed.
-
-    Args:
-        field: float32 (h, w, 3), unit.
-        image: float32 (h, w, 3).
-        apart: float32 (h, w, 3), what the image lacks of the map at known texels.
-        there: bool (h, w), where the field moves.
-        beside: bool (h, w), the known texels that the image shows.
-        weights: float32 (n,), how far it moves, in reading order.
-        reach: how far slopes lead, in texels.
-
-    Returns:
-        float32 (n, 3), unit, in reading order.
-    """
-    own, closed = field[there], unit(image[there] + continued(apart, there, beside, reach))
-    return unit(own + (closed - own) * weights[:, None])
+    vectors = unit(image[there] + continued(apart, there, beside, REACH / scale))
+    whole = np.zeros(hole.shape, np.bool_)
+    whole[box] = there
+    return Shown(whole, vectors, weights)
 
 
 def _faded(weights: FloatArray, there: BoolArray, half: float) -> FloatArray:
