@@ -94,6 +94,16 @@ def test_a_ball_is_rendered_the_right_way_round() -> None:
     assert np.allclose(np.linalg.norm(rendered[valid], axis=-1), 1, atol=1e-4)
 
 
+def test_every_texel_of_a_large_picture_is_told_from_its_neighbour() -> None:
+    """Its texels have numbers beyond those that a 32-bit float can hold one by one."""
+    size = 4200
+    corners = torch.tensor([[4170.0, 4180.0], [4190.0, 4180.0], [4190.0, 4195.0], [4170.0, 4195.0]]) - 0.5
+    index, _ = rasterize(corners, torch.ones(4), torch.tensor([[0, 1, 2], [0, 2, 3]]), size)
+    row, column = np.divmod(np.flatnonzero(index.numpy() >= 0), size)
+    y, x = np.mgrid[4180:4195, 4170:4190]
+    assert np.array_equal(row, y.ravel()) and np.array_equal(column, x.ravel())
+
+
 def test_the_nearest_triangle_wins_and_perspective_counts() -> None:
     """Two leaning triangles cross: at each texel the nearer is found, at the point where its ray meets it."""
     rng = np.random.default_rng(4)

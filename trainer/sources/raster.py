@@ -148,8 +148,9 @@ def rasterize(places: Tensor, depth: Tensor, triangles: Tensor, size: int) -> tu
     values = torch.addcmul(torch.addcmul(c, a, column[:, None]), b, row[:, None])
     inside = (values[:, :3].amin(dim=1) > -EDGE).nonzero()[:, 0]
     number = number[inside]
-    corner = low[number]
-    texel = ((corner[:, 1] + row[inside]) * size + corner[:, 0] + column[inside]).long()
+    # Whole numbers: from 4096 x 4096 texels on, 32-bit floats leave every other one out.
+    corner = low[number].long()
+    texel = (corner[:, 1] + row[inside].long()) * size + corner[:, 0] + column[inside].long()
     # As whole numbers the bits of positive floats have the floats' order.
     rank = ((1 / values[inside, 3]).view(torch.int32).long() << 32) | torch.arange(
         len(inside), device=inside.device
