@@ -21,6 +21,8 @@ Bool = NDArray[np.bool_]
 
 #: Weights this far below zero still count as inside, so that no texel falls between two triangles.
 EDGE = 1e-4
+#: About how many texels of triangles' rectangles are looked at at once, for the memory that they take.
+AT_ONCE = 1 << 20
 #: Stands for a texel without a triangle.
 NOTHING = torch.iinfo(torch.int64).max
 
@@ -110,7 +112,7 @@ class Mesh:
 def rasterize(places: Tensor, depth: Tensor, triangles: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Find the nearest triangle at the middle of each texel of a square picture: a z-buffer.
 
-    Each triangle is held against the texels of the rectangle around it, all at once, and at each texel the
+    Each triangle is held against the texels of the rectangle around it, many at once, and at each texel the
     smallest pair of depth and number wins: the answer is the same each time. The weights of a triangle's
     corners and its inverse depth are planes over the picture (J. Pineda, "A Parallel Algorithm for Polygon
     Rasterization", 1988); on the surface, which perspective foreshortens, each weight counts with its
@@ -139,33 +141,44 @@ def rasterize(places: Tensor, depth: Tensor, triangles: Tensor, size: int) -> tu
     planes = torch.cat([planes, (near[:, :, None] * planes).sum(dim=1, keepdim=True)], dim=1)
 
     count = span.prod(dim=1).long()
-    number = torch.repeat_interleave(count)
-    place = (torch.arange(len(number), device=number.device) - (count.cumsum(0) - count)[number]).float()
-    width = span[number, 0]
-    row = torch.floor((place + 0.5) / width)
-    column = place - row * width
-    a, b, c = planes[number].unbind(dim=2)
-    values = torch.addcmul(torch.addcmul(c, a, column[:, None]), b, row[:, None])
-    inside = (values[:, :3].amin(dim=1) > -EDGE).nonzero()[:, 0]
-    number = number[inside]
-    # Whole numbers: from 4096 x 4096 texels on, 32-bit floats leave every other one out.
-    corner = low[number].long()
-    texel = (corner[:, 1] + row[inside].long()) * size + corner[:, 0] + column[inside].long()
-    # As whole numbers the bits of positive floats have the floats' order.
-    rank = ((1 / values[inside, 3]).view(torch.int32).long() << 32) | torch.arange(
-        len(inside), device=inside.device
-    )
-    first = rank.new_full((size * size,), NOTHING)
-    first.scatter_reduce_(0, texel, rank, "amin")
+    ends = count.cumsum(0)
+    first = torch.full((size * size,), NOTHING, device=places.device)
+    limits = torch.arange(AT_ONCE, int(count.sum()) + AT_ONCE, AT_ONCE, device=ends.device)
+    stops = (torch.searchsorted(ends, limits) + 1).clamp_max(len(count)).unique().tolist()
+    for start, stop in zip([0, *stops], stops, strict=False):
+        some = count[start:stop]
+        number = torch.repeat_interleave(some)
+        before = ends[start:stop] - ends[start] + count[start] - some
+        place = (torch.arange(len(number), device=number.device) - before[number]).float()
+        number += start
+        width = span[number, 0]
+        row = torch.floor((place + 0.5) / width)
+        column = place - row * width
+        values = _at(planes[number], column, row)
+        inside = (values[:, :3].amin(dim=1) > -EDGE).nonzero()[:, 0]
+        number = number[inside]
+        # Whole numbers: from 4096 x 4096 texels on, 32-bit floats leave every other one out.
+        corner = low[number].long()
+        texel = (corner[:, 1] + row[inside].long()) * size + corner[:, 0] + column[inside].long()
+        # As whole numbers the bits of positive floats have the floats' order.
+        rank = ((1 / values[inside, 3]).view(torch.int32).long() << 32) | number
+        first.scatter_reduce_(0, texel, rank, "amin")
     struck = (first != NOTHING).nonzero()[:, 0]
-    winner = first[struck] & 0xFFFFFFFF
-    number = number[winner]
-    weights = values[inside[winner], :3].clamp_min(0) * near[number]
+    number = first[struck] & 0xFFFFFFFF
+    corner = low[number].long()
+    row, column = struck // size - corner[:, 1], struck % size - corner[:, 0]
+    weights = _at(planes[number, :3], column.float(), row.float()).clamp_min(0) * near[number]
     index = torch.full_like(first, -1)
     index[struck] = there[number]
     found = weights.new_zeros(size * size, 3)
     found[struck] = weights / weights.sum(dim=1, keepdim=True)
     return index, found
+
+
+def _at(planes: Tensor, column: Tensor, row: Tensor) -> Tensor:
+    """Planes (k, p, 3), each a slope along columns, one along rows, and a value, at a place: (k, p)."""
+    a, b, c = planes.unbind(dim=2)
+    return torch.addcmul(torch.addcmul(c, a, column[:, None]), b, row[:, None])
 
 
 def interpolate(values: Tensor, triangles: Tensor, weights: Tensor) -> Tensor:
