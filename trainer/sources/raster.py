@@ -144,7 +144,7 @@ def rasterize(places: Tensor, depth: Tensor, triangles: Tensor, size: int) -> tu
     ends = count.cumsum(0)
     first = torch.full((size * size,), NOTHING, device=places.device)
     limits = torch.arange(AT_ONCE, int(count.sum()) + AT_ONCE, AT_ONCE, device=ends.device)
-    stops = (torch.searchsorted(ends, limits) + 1).clamp_max(len(count)).unique().tolist()
+    stops = sorted(set((torch.searchsorted(ends, limits) + 1).clamp_max(len(count)).tolist()))
     for start, stop in zip([0, *stops], stops, strict=False):
         some = count[start:stop]
         number = torch.repeat_interleave(some)
