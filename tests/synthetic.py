@@ -159,5 +159,19 @@ def head(
 
 def with_twin(predicted, normals, hole, valid, head=None):
     """An answer in camera space, moved towards what the other half shows."""
-    shown = shown_by_twin(normals, hole, valid, head, predicted=predicted)
-    return predicted if shown is None else shown.moved(predicted)
+    return moved(predicted, shown_by_twin(normals, hole, valid, head, predicted=predicted))
+
+
+def moved(predicted, shown):
+    """An answer moved towards what something else shows, if it does, and made unit vectors there."""
+    if shown is None:
+        return predicted
+    result = shown.moved(predicted)
+    result[shown.there] = unit(result[shown.there])
+    return result
+
+
+def map_of(head):
+    """The map in camera space that shows nothing but a head of the morphable model, zero where it is not."""
+    shown = head.shown(tuple(slice(0, length) for length in head.shape))
+    return unit(shown) * shown.any(axis=-1, keepdims=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import disc, wavy_normals
+from synthetic import disc, map_of, wavy_normals
 
 import blender_normal_inpaint
 from blender_normal_inpaint.core import morphable
@@ -150,7 +150,7 @@ def test_all_that_a_crop_can_hold_reaches_the_worker(client: WorkerClient, card:
     family = morphable.families(morphable.default_path())[1]
     view = morphable.View(np.eye(3), 4.5, 60, 60, 0.01, rng.normal(0, 0.5, 140))
     head = morphable.Head(family, view, (120, 120), 0.01)
-    normals = np.where(head.normals.any(axis=-1, keepdims=True), head.normals, np.float32(0))
+    normals = map_of(head)
     valid = np.asarray(normals.any(axis=-1))
     hole = disc(120, 120, 50, 75, 14) & valid
     twin = normals * disc(120, 120, 50, 75, 20)[..., None].astype(np.float32)

@@ -277,7 +277,11 @@ def _shape(
                 field = field if shown is None else shown.moved(field)
         if seed is not None:
             rng = np.random.default_rng(seed)
-            field = add_detail(field, normals, hole, valid, space, 1 / scale, rng, twin=twin, pores=pores)
+            # Vectors are shorter at edges, which keeps those straight when they are enlarged.
+            length = np.sqrt(np.einsum("...i,...i->...", field, field))[..., None]
+            field = length * add_detail(
+                unit(field), normals, hole, valid, space, 1 / scale, rng, twin=twin, pores=pores
+            )
     field = spread(field, valid)
     _last[engine] = (digest.digest(), field, scale)
     return field, scale

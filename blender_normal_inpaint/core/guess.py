@@ -165,7 +165,7 @@ class Shown:
 
     Attributes:
         there: bool (h, w), the texels, n of them.
-        vectors: float32 (n, 3), unit, in reading order.
+        vectors: float32 (n, 3), unit but for edges, where they are shorter, in reading order.
         weights: float32 (n,), from 0 to 1.
     """
 
@@ -174,10 +174,10 @@ class Shown:
     weights: FloatArray
 
     def moved(self, field: FloatArray) -> FloatArray:
-        """A field (h, w, 3), unit, moved: as it is elsewhere."""
+        """A field (h, w, 3) of unit vectors moved, shorter ones at edges: as it is elsewhere."""
         result = field.copy()
         own = field[self.there]
-        result[self.there] = unit(own + (self.vectors - own) * self.weights[:, None])
+        result[self.there] = own + (self.vectors - own) * self.weights[:, None]
         return result
 
 
@@ -229,14 +229,14 @@ def shown_by_twin(
     if most <= 0 or not there.any():
         return None
     weights = np.float32(SHARE * most) * trust[there]
-    apart, beside = normals - image, known & seen
+    apart, beside = normals - unit(image), known & seen
     if by_head:
         weights = weights / (1 + _nearby(apart, beside, there) / np.float32(TWIN_NEARBY))
     weights = _faded(weights, there, FADE * max(hole.shape))
     wide *= max(hole.shape)
     if wide > 1:
         weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
-    return Shown(there, unit(image[there] + continued(apart, there, beside, REACH / scale)), weights)
+    return Shown(there, image[there] + continued(apart, there, beside, REACH / scale), weights)
 
 
 def shown_by_head(
@@ -258,17 +258,17 @@ def shown_by_head(
     if head.doubt >= FITS:
         return None
     box = box_around(hole, MARGIN)
-    image = head.normals[box]
+    image = head.shown(box)
     seen = image.any(axis=-1) & valid[box]
     there = hole[box] & seen
     if not there.any():
         return None
-    apart, beside = normals[box] - image, known[box] & seen
+    apart, beside = normals[box] - unit(image), known[box] & seen
     doubt = np.full(1, head.doubt, np.float32)
     weights = np.maximum(1 - (doubt / np.float32(FITS)) ** 2, 0) / (1 + (doubt / np.float32(HALF)) ** 2)
     weights = weights * (1 - rise(_nearby(apart, beside, there), *NEARBY))
     weights = _faded(weights, there, HEAD_FADE * max(hole.shape))
-    vectors = unit(image[there] + continued(apart, there, beside, REACH / scale))
+    vectors = image[there] + continued(apart, there, beside, REACH / scale)
     whole = np.zeros(hole.shape, np.bool_)
     whole[box] = there
     return Shown(whole, vectors, weights)

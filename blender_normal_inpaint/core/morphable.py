@@ -75,6 +75,10 @@ FACING, BEHIND, EVEN = (0.15, 0.55), (0.4, 1.2), 64
 #: else less and less of an eye counts towards its pupil.
 GAP = 0.008
 
+#: Places in a texel, along an axis, at which it is looked what it shows of a head; and how far apart, in
+#: texels, their mirror images may lie for all to show one surface.
+SAMPLES, SAME = 2, 1.5
+
 #: Texels are no independent witnesses: all of them count as so many, each off by as much as they are off in
 #: the mean, squared, times `NOISE`, but no less than `EXACT`.
 WITNESSES, NOISE, EXACT = 400.0, 0.7, 2e-4
@@ -225,13 +229,20 @@ class Head:
     def _picture(self) -> _Picture:
         return _Picture(self.family, self.view, self.shape)
 
-    @functools.cached_property
-    def normals(self) -> FloatArray:
-        """What the map shows of it: float32 (h, w, 3), unit, zero where it is not."""
-        result = np.zeros((*self.shape, 3), np.float32)
-        result.reshape(-1, 3)[self._picture.texels] = self._picture.normals
-        gaps = _gaps(np.asarray(result.any(axis=-1)))
-        result[gaps] = unit(spread(result, ~gaps)[gaps])
+    def shown(self, box: tuple[slice, slice]) -> FloatArray:
+        """What a box of the map shows of it: float32 (h, w, 3), zero where it is not.
+
+        Each texel has the mean of the unit vectors at `SAMPLES` by `SAMPLES` places in it, which is shorter
+        at an edge: enlarged and made unit vectors only then, edges are straight; else they have steps.
+        """
+        picture, texels = self._closely(box)
+        size = self.shape[0] * self.shape[1]
+        count = np.bincount(texels, minlength=size)
+        sums = np.stack([np.bincount(texels, axis, size) for axis in picture.normals.T], axis=-1)
+        mean = sums / np.maximum(count, 1)[:, None] * (2 * count >= SAMPLES**2)[:, None]
+        result = mean.astype(np.float32).reshape(*self.shape, 3)[box]
+        gaps = _gaps(np.asarray(result.any(axis=-1)), max(self.shape))
+        result[gaps] = spread(result, ~gaps)[gaps]
         return result
 
     def other_side(self, normals: FloatArray, known: BoolArray, wanted: BoolArray) -> OtherSide:
@@ -246,16 +257,20 @@ class Head:
             wanted: bool (h, w), the texels that are asked for.
         """
         picture = self._picture
-        corners = self.family.triangles[picture.triangles]
-        points = np.einsum("pk,pkx->px", picture.weights, picture.vertices[corners])
         seen = np.zeros((*self.shape, 6), np.float32)
-        seen.reshape(-1, 6)[picture.texels, 0] = self.view.seen(points)[:, 2]
+        seen.reshape(-1, 6)[picture.texels, 0] = self.view.seen(self._points(picture))[:, 2]
         seen.reshape(-1, 6)[picture.texels, 1] = 1
         seen[..., 2:5], seen[..., 5] = normals, 1
         seen[..., 2:] *= known[..., None]
-        chosen = wanted.reshape(-1)[picture.texels]
-        texels = picture.texels[chosen]
-        there = self.view.seen(points[chosen] * np.array([-1, 1, 1], np.float32))
+        trust = np.zeros(self.shape, np.float32)
+        layers = np.zeros((*self.shape, 6), np.float32)
+        if not wanted.any():
+            return OtherSide(layers[..., :3], trust, layers[..., 3:])
+        box = box_around(wanted, 0)
+        picture, texels = self._closely(box)
+        chosen = np.flatnonzero(wanted.reshape(-1)[texels])
+        texels = texels[chosen]
+        there = self.view.seen(self._points(picture)[chosen] * np.array([-1, 1, 1], np.float32))
         columns, rows = self.view.places(there).T
         sample = sampled(framed(seen), rows, columns)
         depth, surface, share = sample[:, 0], sample[:, 1], sample[:, 5]
@@ -265,18 +280,40 @@ class Head:
         vectors = self.mirrored(vectors)
         good = (share > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
         places = np.stack([rows, columns, there[:, 2] * np.float32(self.view.scale)], axis=1)
-        trust = np.zeros(self.shape, np.float32)
-        trust.reshape(-1)[texels[good]] = surely[good]
-        layers = np.zeros((*self.shape, 6), np.float32)
-        layers.reshape(-1, 6)[texels[good]] = np.concatenate([vectors, places], axis=1)[good]
-        if good.any():
+        rest = np.concatenate([vectors, places, surely[:, None]], axis=1)[good]
+        # What the places in a texel show, texel after texel.
+        order = np.argsort(texels[good], kind="stable")
+        ordered, rest = texels[good][order], rest[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        if starts.size:
+            count = np.diff(starts, append=ordered.size).astype(np.float32)
+            texel, sums = ordered[starts], np.add.reduceat(rest, starts, axis=0)
+            mean = sums / count[:, None]
+            # On both sides of an edge: not somewhere between them.
+            apart = np.abs(mean[:, 3:6] - rest[starts, 3:6]).max(axis=1) > SAME
+            mean[apart, 3:6] = rest[starts[apart], 3:6]
+            most = 2 * count >= np.bincount(texels, minlength=trust.size)[texel]
+            trust.reshape(-1)[texel[most]] = sums[most, 6] / SAMPLES**2
+            layers.reshape(-1, 6)[texel[most]] = mean[most, :6]
             even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
-            gaps = _gaps(trust > 0) & wanted
+            gaps = _gaps(trust > 0, max(self.shape)) & wanted
             filled = spread(np.concatenate([layers, trust[..., None]], axis=-1), trust > 0)
             layers[gaps], trust[gaps] = filled[gaps, :6], filled[gaps, 6]
-            layers[gaps, :3] = unit(layers[gaps, :3])
         return OtherSide(layers[..., :3], trust, layers[..., 3:])
+
+    def _points(self, picture: _Picture) -> FloatArray:
+        """Where the head lies that a picture shows: float32 (p, 3), in its own frame."""
+        corners = self.family.triangles[picture.triangles]
+        return np.asarray(np.einsum("pk,pkx->px", picture.weights, picture.vertices[corners]), np.float32)
+
+    def _closely(self, box: tuple[slice, slice]) -> tuple[_Picture, NDArray[np.intp]]:
+        """What a box shows, `SAMPLES` places in a texel along an axis; and the map's texel of each."""
+        rows, columns = (part.stop - part.start for part in box)
+        view = replace(self.view, row=self.view.row - box[0].start, column=self.view.column - box[1].start)
+        picture = _Picture(self.family, view.on_grid(SAMPLES), (rows * SAMPLES, columns * SAMPLES))
+        row, column = np.divmod(picture.texels, columns * SAMPLES)
+        return picture, (box[0].start + row // SAMPLES) * self.shape[1] + box[1].start + column // SAMPLES
 
     def mirrored(self, vectors: FloatArray) -> FloatArray:
         """Vectors (..., 3) of the camera's frame as the head's other half has them."""
@@ -290,7 +327,7 @@ class OtherSide:
     """What a map's other half shows.
 
     Attributes:
-        normals: float32 (h, w, 3), unit vectors, zero where there are none.
+        normals: float32 (h, w, 3), unit vectors, shorter at edges, zero where there are none.
         trust: float32 (h, w), from 0 to 1: how sure they are, smooth where there are any.
         places: float32 (h, w, 3), row, column and depth of where the map shows them, in texels; anything
             where there are none.
@@ -301,9 +338,9 @@ class OtherSide:
     places: FloatArray
 
 
-def _gaps(there: BoolArray) -> BoolArray:
-    """Texels of small gaps in what is there: a pupil, a nostril, a lid's shadow."""
-    reach = max(1, round(GAP * max(there.shape)))
+def _gaps(there: BoolArray, side: int) -> BoolArray:
+    """Texels of small gaps in what is there, on a map with such a longer side: a pupil, a lid's shadow."""
+    reach = max(1, round(GAP * side))
     return ~grow(~grow(there, reach), reach) & ~there
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from . import morphable, symmetry
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
+from .normals import unit
 from .regions import MARGIN, Box, Region
 from .resample import block_any, cubic, enlarge, framed, sampled
 from .source import Source
@@ -146,7 +147,7 @@ class HeadHalf:
         other = self.head.other_side(normals, known, grow(hole, _AROUND) & valid)
         sure = (other.trust >= _SURE) & ~grow(_torn(other.places), _SILHOUETTE)
         if sure.any():
-            self._twin = other.normals * sure[..., None]
+            self._twin = unit(other.normals) * sure[..., None]
             self._places = np.concatenate([other.places[..., :2], sure[..., None]], -1, dtype=np.float32)
 
     def coarse(self, context: Box, step: int) -> FloatArray | None:
