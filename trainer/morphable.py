@@ -28,6 +28,11 @@ POSITIONS = 0.05
 #: wide they are, in centimetres, and fine.
 SEEN, VIEWS, TURN, NOD, FRAME, TEXELS = 2, 40, 1.2, 0.6, 40.0, 480
 
+#: Openings of the surface that reach less far from their middle, in centimetres, are closed: triangles
+#: smaller than a texel are seldom seen, at a pupil, in an eye's corner, between lips, and what lies behind
+#: them showed.
+OPENING = 0.5
+
 #: Widths of the bumps that change a head freely, in centimetres, and how many there are of the narrowest.
 BUMPS, COUNT = (1.0, 2.0, 4.0), 60
 
@@ -167,6 +172,49 @@ def visible(shapes: F32, triangles: I32, rng: np.random.Generator) -> Bool:
     return counts >= SEEN
 
 
+def openings(mean: F32, triangles: I32) -> list[list[int]]:
+    """Small openings of a surface: the vertices around each, so that what closes it faces outwards.
+
+    Args:
+        mean: (n, 3) vertices, in centimetres.
+        triangles: (m, 3) vertex indices, counter-clockwise seen from outside.
+    """
+    edges = {(a, b) for corner in range(3) for a, b in triangles[:, [corner, (corner + 1) % 3]].tolist()}
+    # Along a rim the surface lies on the other side: what closes it runs the other way.
+    after: dict[int, list[int]] = {}
+    for a, b in sorted(edges):
+        if (b, a) not in edges:
+            after.setdefault(b, []).append(a)
+    there = {tuple(sorted(triangle)) for triangle in triangles.tolist()}
+    found: list[list[int]] = []
+    while after:
+        path = [next(iter(after))]
+        while path[-1] in after:
+            ways = after[path[-1]]
+            path.append(ways.pop())
+            if not ways:
+                del after[path[-2]]
+            # Where a path meets itself a rim is done, and what led to it waits.
+            first = path.index(path[-1])
+            if first < len(path) - 1:
+                rim, path = path[first:-1], path[: first + 1]
+                reach = np.linalg.norm(mean[rim] - mean[rim].mean(axis=0), axis=1).max()
+                # A triangle by itself is no opening.
+                if reach < OPENING and tuple(sorted(rim)) not in there:
+                    found.append(rim)
+    return found
+
+
+def filled(triangles: I32, rims: list[list[int]], first: int) -> I32:
+    """Triangles (m, 3) and more of them: from each rim to a vertex of its own, from number `first` on."""
+    fans = [
+        (a, b, first + number)
+        for number, rim in enumerate(rims)
+        for a, b in zip(rim, rim[1:] + rim[:1], strict=True)
+    ]
+    return np.concatenate([triangles, np.array(fans, triangles.dtype).reshape(-1, 3)])
+
+
 def family(model: HeadModel, source: str, settings: Settings) -> Family:
     """Find the mean and the modes of a source's heads: principal components of their normals and positions.
 
@@ -185,6 +233,11 @@ def family(model: HeadModel, source: str, settings: Settings) -> Family:
     used, corners = np.unique(triangles, return_inverse=True)
     triangles = corners.reshape(triangles.shape).astype(np.int32)
     shapes, weights = np.ascontiguousarray(shapes[:, used]), weights[used]
+    rims = openings(shapes.mean(axis=0), triangles)
+    triangles = filled(triangles, rims, shapes.shape[1])
+    middles = [shapes[:, rim].mean(axis=1, keepdims=True) for rim in rims]
+    shapes = np.concatenate([shapes, *middles], axis=1)
+    weights = np.concatenate([weights, [weights[rim].mean() for rim in rims]]).astype(np.float32)
     mean = shapes.mean(axis=0)
     apart = (shapes - mean).reshape(len(shapes), -1)
     normals = np.stack([vertex_normals(shape, triangles) for shape in shapes])
