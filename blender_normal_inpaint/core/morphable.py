@@ -235,7 +235,7 @@ class Head:
         Each texel has the mean of the unit vectors at `SAMPLES` by `SAMPLES` places in it, which is shorter
         at an edge: enlarged and made unit vectors only then, edges are straight; else they have steps.
         """
-        picture, texels = self._closely(box)
+        picture, texels = self._closely(box, SAMPLES)
         size = self.shape[0] * self.shape[1]
         count = np.bincount(texels, minlength=size)
         sums = np.stack([np.bincount(texels, axis, size) for axis in picture.normals.T], axis=-1)
@@ -245,7 +245,9 @@ class Head:
         result[gaps] = spread(result, ~gaps)[gaps]
         return result
 
-    def other_side(self, normals: FloatArray, known: BoolArray, wanted: BoolArray) -> OtherSide:
+    def other_side(
+        self, normals: FloatArray, known: BoolArray, wanted: BoolArray, samples: int = SAMPLES
+    ) -> OtherSide:
         """What the map's other half shows of wanted texels: of the map, not of this head.
 
         A texel shows a point of the head, whose mirror image lies on the head, too: where that is seen, the
@@ -255,6 +257,8 @@ class Head:
             normals: float32 (h, w, 3), the map, unit at known texels, in camera space.
             known: bool (h, w).
             wanted: bool (h, w), the texels that are asked for.
+            samples: places that are looked up in each of them, along an axis: one is quicker, its edges have
+                steps.
         """
         picture = self._picture
         seen = np.zeros((*self.shape, 6), np.float32)
@@ -267,7 +271,7 @@ class Head:
         if not wanted.any():
             return OtherSide(layers[..., :3], trust, layers[..., 3:])
         box = box_around(wanted, 0)
-        picture, texels = self._closely(box)
+        picture, texels = self._closely(box, samples)
         chosen = np.flatnonzero(wanted.reshape(-1)[texels])
         texels = texels[chosen]
         there = self.view.seen(self._points(picture)[chosen] * np.array([-1, 1, 1], np.float32))
@@ -293,7 +297,7 @@ class Head:
             apart = np.abs(mean[:, 3:6] - rest[starts, 3:6]).max(axis=1) > SAME
             mean[apart, 3:6] = rest[starts[apart], 3:6]
             most = 2 * count >= np.bincount(texels, minlength=trust.size)[texel]
-            trust.reshape(-1)[texel[most]] = sums[most, 6] / SAMPLES**2
+            trust.reshape(-1)[texel[most]] = sums[most, 6] / samples**2
             layers.reshape(-1, 6)[texel[most]] = mean[most, :6]
             even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
@@ -307,13 +311,13 @@ class Head:
         corners = self.family.triangles[picture.triangles]
         return np.asarray(np.einsum("pk,pkx->px", picture.weights, picture.vertices[corners]), np.float32)
 
-    def _closely(self, box: tuple[slice, slice]) -> tuple[_Picture, NDArray[np.intp]]:
-        """What a box shows, `SAMPLES` places in a texel along an axis; and the map's texel of each."""
+    def _closely(self, box: tuple[slice, slice], samples: int) -> tuple[_Picture, NDArray[np.intp]]:
+        """What a box shows, so many places in a texel along an axis; and the map's texel of each."""
         rows, columns = (part.stop - part.start for part in box)
         view = replace(self.view, row=self.view.row - box[0].start, column=self.view.column - box[1].start)
-        picture = _Picture(self.family, view.on_grid(SAMPLES), (rows * SAMPLES, columns * SAMPLES))
-        row, column = np.divmod(picture.texels, columns * SAMPLES)
-        return picture, (box[0].start + row // SAMPLES) * self.shape[1] + box[1].start + column // SAMPLES
+        picture = _Picture(self.family, view.on_grid(samples), (rows * samples, columns * samples))
+        row, column = np.divmod(picture.texels, columns * samples)
+        return picture, (box[0].start + row // samples) * self.shape[1] + box[1].start + column // samples
 
     def mirrored(self, vectors: FloatArray) -> FloatArray:
         """Vectors (..., 3) of the camera's frame as the head's other half has them."""
