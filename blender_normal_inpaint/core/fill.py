@@ -68,10 +68,11 @@ def prepare_batch(
 class _Context:
     """What the network saw and said: a smooth field with no seam, on the context's own grid.
 
-    `field` is float32 (h, w, 3). A place p on the crop's axis (texel centres at whole numbers) lies at
-    (p + 0.5 - top) * h / tall - 0.5 on the grid's axis; likewise across. `coarseness` is how many texels of
-    the crop one texel stands for of the finest grid on which detail has been seen so far, or else the
-    network's. `twinned` says whether that detail was the other half's, where it shows any.
+    `field` is float32 (h, w, 3), its vectors shorter at edges. A place p on the crop's axis (texel centres
+    at whole numbers) lies at (p + 0.5 - top) * h / tall - 0.5 on the grid's axis; likewise across.
+    `coarseness` is how many texels of the crop one texel stands for of the finest grid on which detail has
+    been seen so far, or else the network's. `twinned` says whether that detail was the other half's, where
+    it shows any.
     """
 
     field: FloatArray
@@ -239,8 +240,9 @@ def _shape(
         head: that was fitted to these texels in camera space; None to fit one.
 
     Returns:
-        float32 (h, w, 3): the known normals, the closed prediction, and harmless values off the surface,
-        for interpolation reaches two texels past its edge; and the network's texels per texel, at most 1.
+        float32 (h, w, 3): the known normals, the closed prediction, its vectors shorter at edges, and
+        harmless values off the surface, for interpolation reaches two texels past it; and the network's
+        texels per texel, at most 1.
     """
     card = engine.card
     digest = hashlib.sha256(f"{space} {symmetry} {hole.shape} {seed} {pores}".encode())
