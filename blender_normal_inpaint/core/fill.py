@@ -270,20 +270,19 @@ def _shape(
         field = np.where(known[..., None], normals, predicted)
         if hole.any():
             field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
-    if hole.any():
-        if by_head is not None:
-            head, other_half, own = by_head.result()
-            if symmetry and not places_twins(head):
-                other_half = shown_by_twin(normals, hole, valid, head, scale, field)
-            for shown in (other_half, own):
-                field = field if shown is None else shown.moved(field)
-        if seed is not None:
-            rng = np.random.default_rng(seed)
-            # Vectors are shorter at edges, which keeps those straight when they are enlarged.
-            length = np.sqrt(np.einsum("...i,...i->...", field, field))[..., None]
-            field = length * add_detail(
-                unit(field), normals, hole, valid, space, 1 / scale, rng, twin=twin, pores=pores
-            )
+    if by_head is not None:
+        head, other_half, own = by_head.result()
+        if symmetry and not places_twins(head):
+            other_half = shown_by_twin(normals, hole, valid, head, scale, field)
+        for shown in (other_half, own):
+            field = field if shown is None else shown.moved(field)
+    if seed is not None and hole.any():
+        rng = np.random.default_rng(seed)
+        # Vectors are shorter at edges, which keeps those straight when they are enlarged.
+        length = np.sqrt(np.einsum("...i,...i->...", field, field))[..., None]
+        field = length * add_detail(
+            unit(field), normals, hole, valid, space, 1 / scale, rng, twin=twin, pores=pores
+        )
     field = spread(field, valid)
     _last[engine] = (digest.digest(), field, scale)
     return field, scale

@@ -270,8 +270,9 @@ class Head:
         layers = np.zeros((*self.shape, 6), np.float32)
         if not wanted.any():
             return OtherSide(layers[..., :3], trust, layers[..., 3:])
-        box = box_around(wanted, 0)
-        picture, texels = self._closely(box, samples)
+        texels = picture.texels
+        if samples > 1:
+            picture, texels = self._closely(box_around(wanted, 0), samples)
         chosen = np.flatnonzero(wanted.reshape(-1)[texels])
         texels = texels[chosen]
         there = self.view.seen(self._points(picture)[chosen] * np.array([-1, 1, 1], np.float32))

@@ -196,7 +196,7 @@ def _taps(t: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     )
 
 
-def _cubic(positions: NDArray[np.float64], length: int) -> _Mixture:
+def _catmull_rom(positions: NDArray[np.float64], length: int) -> _Mixture:
     """Catmull-Rom interpolation at places along an axis, its border texel repeated outside.
 
     Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, with a = -1/2.
@@ -220,8 +220,8 @@ def enlarge(field: FloatArray, rows: NDArray[np.float64], columns: NDArray[np.fl
     low = int(np.clip(np.floor(rows.min()) - 1, 0, len(field) - 1))
     high = int(np.clip(np.floor(rows.max()) + 3, low + 1, len(field)))
     planes = np.ascontiguousarray(np.moveaxis(field[low:high], -1, 0))
-    across = _mixed_columns(planes, _cubic(columns, planes.shape[2]))
-    return _mixed_rows(across, _cubic(rows - low, planes.shape[1]))
+    across = _mixed_columns(planes, _catmull_rom(columns, planes.shape[2]))
+    return _mixed_rows(across, _catmull_rom(rows - low, planes.shape[1]))
 
 
 def box_around(flags: BoolArray, margin: int) -> tuple[slice, slice]:
