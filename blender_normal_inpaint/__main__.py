@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import traceback
@@ -11,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+# Read when NumPy is imported. See `worker.boot`.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from .core import files, pipeline
 from .core.engine import Filler

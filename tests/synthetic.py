@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blender_normal_inpaint.core import harmonic
-from blender_normal_inpaint.core.guess import shown_by_twin
+from blender_normal_inpaint.core.guess import drawn_around, shown_by_twin
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelCard
 from blender_normal_inpaint.core.normals import unit
 
@@ -159,7 +159,9 @@ def head(
 
 def with_twin(predicted, normals, hole, valid, head=None):
     """An answer in camera space, moved towards what the other half shows."""
-    return moved(predicted, shown_by_twin(normals, hole, valid, head, predicted=predicted))
+    return moved(
+        predicted, shown_by_twin(normals, hole, valid, drawn_around(hole, valid, head), predicted=predicted)
+    )
 
 
 def moved(predicted, shown):
@@ -173,5 +175,5 @@ def moved(predicted, shown):
 
 def map_of(head):
     """The map in camera space that shows nothing but a head of the morphable model, zero where it is not."""
-    shown = head.shown(tuple(slice(0, length) for length in head.shape))
+    shown = head.drawn(np.ones(head.shape, np.bool_)).means()
     return unit(shown) * shown.any(axis=-1, keepdims=True)

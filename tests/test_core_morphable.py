@@ -23,7 +23,7 @@ SIZE = 256
 
 def with_head(predicted, normals, hole, valid):
     """The answer moved towards the head that is fitted to what is known, if there is one."""
-    head = fitted(normals, valid & ~hole, valid)
+    head = guess.drawn_around(hole, valid, fitted(normals, valid & ~hole, valid))
     return moved(predicted, None if head is None else guess.shown_by_head(normals, hole, valid, head))
 
 
@@ -36,7 +36,7 @@ def drawn(number, seed, yaw=0.1, pitch=0.05, nearness=0.012, size=SIZE, width=27
     rng = np.random.default_rng(seed)
     family = families(default_path())[number]
     turn = module._turn(1, yaw) @ module._turn(0, pitch)
-    weights = rng.normal(0, 0.8, family.modes.shape[1])
+    weights = rng.normal(0, 0.8, family.lids.size)
     view = View(turn, size / width, 0.5 * size, 0.52 * size, nearness, weights)
     head = module.Head(family, view, (size, size), 0.0)
     normals = map_of(head)
@@ -198,7 +198,7 @@ def test_a_head_tells_which_texels_are_each_others_mirror_image(number, yaw, pit
     hole = one_half(head, valid)
     known = valid & ~hole
     soiled = np.where(known[..., None], truth, np.float32(7))
-    other = head.other_side(soiled, known, hole)
+    other = head.drawn(hole).other_side(soiled, known)
     image, trust = other.normals, other.trust
     shown = image.any(axis=-1)
     assert not (shown & ~hole).any() and not trust[~shown].any() and trust.min() >= 0 and trust.max() <= 1
@@ -211,7 +211,7 @@ def test_a_head_tells_which_texels_are_each_others_mirror_image(number, yaw, pit
     assert np.median(degrees(head.mirrored(truth[row, column]), image[shown])) < 1.5
     assert np.allclose(head.mirrored(head.mirrored(image)), image, atol=1e-6)
     # Nothing is known, nothing is shown.
-    nothing = head.other_side(soiled, np.zeros_like(known), hole)
+    nothing = head.drawn(hole).other_side(soiled, np.zeros_like(known))
     assert not nothing.normals.any() and not nothing.trust.any()
 
 
@@ -303,7 +303,7 @@ def test_edges_of_a_small_picture_are_straight_when_it_is_enlarged():
     """A head that looks aside, a nose's edge before a cheek: nearer to the same head drawn large."""
     _, _, head = drawn(0, 5, 0.6, 0.0, size=96)
     large = map_of(module.Head(head.family, head.view.on_grid(8), (768, 768), 0.0))
-    small = head.shown((slice(0, 96), slice(0, 96)))
+    small = head.drawn(np.ones((96, 96), np.bool_)).means()
     middles = np.zeros((96 * 96, 3), np.float32)
     middles[head._picture.texels] = head._picture.normals
     there = small.any(axis=-1) & middles.any(axis=-1).reshape(96, 96)
@@ -315,6 +315,23 @@ def test_edges_of_a_small_picture_are_straight_when_it_is_enlarged():
         filled = module.spread(picture, there)
         off.append(degrees(unit(np.moveaxis(enlarge(filled, places, places), 0, -1)), large)[near].mean())
     assert np.count_nonzero(near) > 1000 and off[0] < 0.98 * off[1] and off[0] < 0.94 * off[2], off
+
+
+def test_what_is_drawn_is_the_same_wherever_it_is_asked_for():
+    _, valid, head = drawn(0, 4, 0.4, 0.1)
+    hole = one_half(head, valid)
+    wanted = grow(hole, 12) & valid
+    part, whole = (head.drawn(area).means() for area in (wanted, np.ones_like(valid)))
+    inside = ~grow(~wanted, 3)  # gaps are filled from what is drawn around them
+    assert np.count_nonzero(inside) > 0.8 * np.count_nonzero(wanted)
+    off = np.abs(part - whole)[inside].max(axis=-1)
+    assert np.mean(off > 1e-4) < 0.005, np.sort(off)[-40:]  # a place on an edge may fall on its other side
+    assert not part[~wanted].any()
+    assert not head.drawn(np.zeros_like(valid)).means().any()
+    one = head.drawn(wanted, samples=1)
+    assert np.array_equal(one.texels, head._picture.texels[wanted.reshape(-1)[head._picture.texels]])
+    near = np.bincount(one.texels, minlength=valid.size).reshape(valid.shape) * part.any(axis=-1)
+    assert np.median(degrees(one.means(), unit(part))[near > 0]) < 0.5
 
 
 def test_small_gaps_in_what_is_shown_are_filled():
@@ -331,7 +348,7 @@ def test_small_gaps_in_what_is_shown_are_filled():
     assert 4 < np.count_nonzero(gaps) < 400
     assert map_of(head)[gaps].any(axis=-1).mean() > 0.97  # but for some of the outer edge's jags
     hole = one_half(head, valid)
-    other = head.other_side(np.where(hole[..., None], 0, map_of(head)), valid & ~hole, hole)
+    other = head.drawn(hole).other_side(np.where(hole[..., None], 0, map_of(head)), valid & ~hole)
     image, trust = other.normals, other.trust
     shown = image.any(axis=-1)
     assert not (module._gaps(shown, SIZE) & hole).any() and np.array_equal(trust > 0, shown)

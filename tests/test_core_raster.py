@@ -39,6 +39,22 @@ def test_it_sees_what_a_look_at_every_triangle_sees():
         assert np.allclose(found, expected[texel][1], atol=2e-3)
 
 
+def test_where_it_is_asked_for_it_sees_the_same():
+    rng = np.random.default_rng(5)
+    places = rng.uniform(-4, 44, (90, 2)).astype(np.float32)
+    depth = rng.uniform(-5, 5, 90).astype(np.float32)
+    triangles = np.stack([rng.choice(90, 3, replace=False) for _ in range(60)]).astype(np.int32)
+    wanted = np.zeros((31, 40), np.bool_)
+    wanted[3:9, 10:30], wanted[20, 5], wanted[30, 39] = True, True, True
+    everywhere = rasterize(places, depth, triangles, wanted.shape)
+    there = wanted.reshape(-1)[everywhere[0]]
+    asked = rasterize(places, depth, triangles, wanted.shape, wanted)
+    assert 100 < asked[0].size < np.count_nonzero(wanted) + 1
+    for part, whole in zip(asked, everywhere, strict=True):
+        assert np.array_equal(part, whole[there])
+    assert rasterize(places, depth, triangles, wanted.shape, np.zeros_like(wanted))[0].size == 0
+
+
 def test_a_triangle_that_looks_away_is_not_seen():
     places = np.array([[0, 9], [9, 9], [0, 0]], np.float32)  # to the right and up, on screen
     depth = np.zeros(3, np.float32)

@@ -127,7 +127,7 @@ def test_the_command_writes_a_model_that_the_extension_reads(
     path = tmp_path / "one" / "head_shapes.npz"
     assert card["file"]["bytes"] == path.stat().st_size
     (family,) = core.families(path)
-    assert family.modes.shape == (len(family.mean), 5, 3) and family.modes.dtype == np.float32
+    assert family.modes.shape == (len(family.mean), 3, 5) and family.modes.dtype == np.float32
     normals = family.mean_normals
     assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-4)
     # The tip of the nose looks ahead.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from .closing import REACH, close_seam, close_smoothly
 from .detail import add_detail
 from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled, InpaintError
-from .guess import Shown, first_guess, places_twins, shown_by_head, shown_by_twin
+from .guess import Shown, drawn_around, first_guess, places_twins, shown_by_head, shown_by_twin
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
-from .morphable import Head, fitted, unpacked
+from .morphable import Drawn, Head, fitted, unpacked
 from .normals import unit
 from .resample import area_table, block_sum, box_around, classify, enlarge, mean_directions, shrink, spread
 
@@ -256,26 +256,26 @@ def _shape(
     if space != "object" and _thin(hole):
         largest = int(_FINER * largest) // card.size_multiple * card.size_multiple
     scale = min(1.0, largest / max(hole.shape))
-    # Guessed where all that is known is seen. At the network's size a texel that is hidden in part has the
-    # mean of its known part, which lies beside its middle; with the guess it has the mean of the whole.
-    guess, sure = first_guess(normals, hole & valid, valid, space, scale, symmetry=symmetry)
-    normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
-    known = valid & ~hole
-    with ThreadPoolExecutor(max_workers=1) as beside:
+    with ThreadPoolExecutor(max_workers=2) as beside:
         # NumPy works out on one core what a head shows, while the network, none of NumPy's, runs on others.
         by_head = None
         if space == "camera" and hole.any():
-            by_head = beside.submit(_by_head, normals, hole, valid, head, symmetry, scale)
+            by_head = beside.submit(_by_head, beside, normals, hole, valid, head, symmetry, scale)
+        # Guessed where all that is known is seen. At the network's size a texel that is hidden in part has
+        # the mean of its known part, which lies beside its middle; with the guess that of the whole.
+        guess, sure = first_guess(normals, hole & valid, valid, space, scale, symmetry=symmetry)
+        normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
+        known = valid & ~hole
         predicted = _predicted(normals, hole, valid, guess, space, engine, scale)
         field = np.where(known[..., None], normals, predicted)
         if hole.any():
             field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
-    if by_head is not None:
-        head, other_half, own = by_head.result()
-        if symmetry and not places_twins(head):
-            other_half = shown_by_twin(normals, hole, valid, head, scale, field)
-        for shown in (other_half, own):
-            field = field if shown is None else shown.moved(field)
+        if by_head is not None:
+            drawn, other_half, own = by_head.result()
+            if symmetry and not places_twins(drawn):
+                other_half = shown_by_twin(normals, hole, valid, drawn, scale, field)
+            for shown in (other_half, own):
+                field = field if shown is None else shown.moved(field)
     if seed is not None and hole.any():
         rng = np.random.default_rng(seed)
         # Vectors are shorter at edges, which keeps those straight when they are enlarged.
@@ -289,11 +289,18 @@ def _shape(
 
 
 def _by_head(
-    normals: FloatArray, hole: BoolArray, valid: BoolArray, head: Head | None, symmetry: bool, scale: float
-) -> tuple[Head | None, Shown | None, Shown | None]:
+    beside: Executor,
+    normals: FloatArray,
+    hole: BoolArray,
+    valid: BoolArray,
+    head: Head | None,
+    symmetry: bool,
+    scale: float,
+) -> tuple[Drawn | None, Shown | None, Shown | None]:
     """A head that fits a map in camera space, what it tells of the other half, and what it shows itself.
 
     Args:
+        beside: where one thing more can be worked out at the same time.
         normals: float32 (h, w, 3), unit at known texels.
         hole: bool (h, w), within valid.
         valid: bool (h, w).
@@ -301,12 +308,13 @@ def _by_head(
         symmetry: whether the other half may help: it does if the head places it, see `places_twins`.
         scale: the network's texels per texel.
     """
-    head = head or fitted(normals, valid & ~hole, valid)
-    if head is None:
+    drawn = drawn_around(hole, valid, head or fitted(normals, valid & ~hole, valid))
+    if drawn is None:
         return None, None, None
-    placed = symmetry and places_twins(head)
-    other_half = shown_by_twin(normals, hole, valid, head, scale) if placed else None
-    return head, other_half, shown_by_head(normals, hole, valid, head, scale)
+    own = beside.submit(shown_by_head, normals, hole, valid, drawn, scale)
+    placed = symmetry and places_twins(drawn)
+    other_half = shown_by_twin(normals, hole, valid, drawn, scale) if placed else None
+    return drawn, other_half, own.result()
 
 
 def _predicted(

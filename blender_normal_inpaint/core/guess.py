@@ -181,16 +181,35 @@ class Shown:
         return result
 
 
-def places_twins(head: morphable.Head | None) -> bool:
+def drawn_around(hole: BoolArray, valid: BoolArray, head: morphable.Head | None) -> morphable.Drawn | None:
+    """A head in and around a hole, as the two below need it; None if it fits too badly to tell them anything.
+
+    Args:
+        hole: bool (h, w), within valid.
+        valid: bool (h, w), where there is a surface.
+        head: that was fitted to the known texels, if any.
+    """
+    if head is None or head.doubt >= max(FITS, PLACED[1]):
+        return None
+    return head.drawn(_around(hole, valid))
+
+
+def _around(hole: BoolArray, valid: BoolArray) -> BoolArray:
+    """A hole and what of the surface around it tells what closes its seam: bool (h, w)."""
+    area: BoolArray = harmonic.grow(hole, MARGIN) & valid
+    return area
+
+
+def places_twins(drawn: morphable.Drawn | None) -> bool:
     """Whether a head fits so well that it tells by itself which texels show each other's mirror image."""
-    return head is not None and head.doubt <= FITS
+    return drawn is not None and drawn.head.doubt <= FITS
 
 
 def shown_by_twin(
     normals: FloatArray,
     hole: BoolArray,
     valid: BoolArray,
-    head: morphable.Head | None = None,
+    drawn: morphable.Drawn | None = None,
     scale: float = 1.0,
     predicted: FloatArray | None = None,
 ) -> Shown | None:
@@ -204,24 +223,22 @@ def shown_by_twin(
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
-        head: that was fitted to the known texels, if any.
+        drawn: a head that was fitted to the known texels, where `drawn_around` the hole; if any.
         scale: texels of the network's grid for one of these.
         predicted: float32 (h, w, 3), the network's answer, unit in the hole, its seam closed: its relief is
             needed unless `places_twins`.
     """
     known = valid & ~hole
-    wanted = harmonic.grow(hole, MARGIN)
-    wanted = wanted & valid
-    by_head = places_twins(head)
+    by_head = places_twins(drawn)
     if not by_head and predicted is not None:
-        image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, wanted)
+        image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, _around(hole, valid))
         most = min(1.0, max(0.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
         wide = END * min(1.0, unlikeness / TWINS[0]) ** 2
-        by_head = head is not None and head.doubt / FITS < unlikeness / ALIKE
-    if head is not None and by_head:
-        other = head.other_side(normals, known, wanted)
+        by_head = drawn is not None and drawn.head.doubt / FITS < unlikeness / ALIKE
+    if drawn is not None and by_head:
+        other = drawn.other_side(normals, known)
         image, trust = other.normals, other.trust
-        doubt = np.full(1, head.doubt, np.float32)
+        doubt = np.full(1, drawn.head.doubt, np.float32)
         most = 1 - float(rise(doubt, *PLACED)[0])
         wide = END * HEAD_END
     seen = image.any(axis=-1)
@@ -240,7 +257,7 @@ def shown_by_twin(
 
 
 def shown_by_head(
-    normals: FloatArray, hole: BoolArray, valid: BoolArray, head: morphable.Head, scale: float = 1.0
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, drawn: morphable.Drawn, scale: float = 1.0
 ) -> Shown | None:
     """What a head of the morphable model shows of a hole in camera space; None where it does not fit.
 
@@ -251,20 +268,20 @@ def shown_by_head(
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
-        head: that was fitted to the known texels.
+        drawn: a head that was fitted to the known texels, where `drawn_around` the hole.
         scale: texels of the network's grid for one of these.
     """
     known = valid & ~hole
-    if head.doubt >= FITS:
+    if drawn.head.doubt >= FITS:
         return None
     box = box_around(hole, MARGIN)
-    image = head.shown(box)
+    image = drawn.means()[box]
     seen = image.any(axis=-1) & valid[box]
     there = hole[box] & seen
     if not there.any():
         return None
     apart, beside = normals[box] - unit(image), known[box] & seen
-    doubt = np.full(1, head.doubt, np.float32)
+    doubt = np.full(1, drawn.head.doubt, np.float32)
     weights = np.maximum(1 - (doubt / np.float32(FITS)) ** 2, 0) / (1 + (doubt / np.float32(HALF)) ** 2)
     weights = weights * (1 - rise(_nearby(apart, beside, there), *NEARBY))
     weights = _faded(weights, there, HEAD_FADE * max(hole.shape))

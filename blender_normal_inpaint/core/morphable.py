@@ -99,7 +99,7 @@ class Family:
 
     Attributes:
         mean: float32 (n, 3), x to the head's left, y up, z out of the face, in centimetres.
-        modes: float32 (n, k, 3), displacements for one standard deviation; their weights are independent.
+        modes: float32 (n, 3, k), displacements for one standard deviation; their weights are independent.
         triangles: int32 (m, 3), vertex indices, counter-clockwise seen from outside.
         lids: float32 (k,), by how much the weights of heads with their eyes closed differ from those of heads
             with open eyes, on average; zero if that is not told.
@@ -130,7 +130,7 @@ class Family:
         triangles = number[self.triangles].astype(np.int32)
         triangles = triangles[(triangles != np.roll(triangles, 1, axis=1)).all(axis=1)]
         mean, modes = ((part[kept] + part[other]) * np.float32(0.5) for part in (self.mean, self.modes))
-        return Family(mean, np.ascontiguousarray(modes), triangles, self.lids)
+        return Family(mean, modes, triangles, self.lids)
 
     @functools.cached_property
     def _corners(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -141,8 +141,8 @@ class Family:
 
     def shape(self, weights: NDArray[np.float64]) -> FloatArray:
         """The vertices (n, 3) for weights (j,) of the first modes."""
-        moved = self.modes[:, : weights.size].transpose(0, 2, 1) @ weights.astype(np.float32)
-        result: FloatArray = self.mean + moved
+        moved = self.modes.reshape(self.mean.size, -1)[:, : weights.size] @ weights.astype(np.float32)
+        result: FloatArray = self.mean + moved.reshape(self.mean.shape)
         return result
 
     @functools.cached_property
@@ -190,11 +190,9 @@ class View:
 
     def places(self, seen: FloatArray) -> FloatArray:
         """Columns and rows (n, 2) of points that `seen` gives."""
-        flat = seen[:, :2] * (np.float32(self.scale) * self.enlargement(seen))[:, None]
-        result: FloatArray = flat * np.array([1, -1], np.float32) + np.array(
-            [self.column, self.row], np.float32
-        )
-        return result
+        scale = np.float32(self.scale) * self.enlargement(seen)
+        columns = seen[:, 0] * scale + np.float32(self.column)
+        return np.stack([columns, np.float32(self.row) - seen[:, 1] * scale], axis=1)
 
     def on_grid(self, share: float) -> View:
         """The same on a grid with so many texels for one, whose blocks begin at the same corner."""
@@ -229,26 +227,80 @@ class Head:
     def _picture(self) -> _Picture:
         return _Picture(self.family, self.view, self.shape)
 
-    def shown(self, box: tuple[slice, slice]) -> FloatArray:
-        """What a box of the map shows of it: float32 (h, w, 3), zero where it is not.
+    def drawn(self, wanted: BoolArray, samples: int = SAMPLES) -> Drawn:
+        """Draw the head where it is asked for.
 
-        Each texel has the mean of the unit vectors at `SAMPLES` by `SAMPLES` places in it, which is shorter
-        at an edge: enlarged and made unit vectors only then, edges are straight; else they have steps.
+        Args:
+            wanted: bool (h, w), the texels of the map that are asked for.
+            samples: places in each of them that are looked at, along an axis: one is quicker, its edges have
+                steps.
         """
-        picture, texels = self._closely(box, SAMPLES)
-        size = self.shape[0] * self.shape[1]
-        count = np.bincount(texels, minlength=size)
-        sums = np.stack([np.bincount(texels, axis, size) for axis in picture.normals.T], axis=-1)
-        mean = sums / np.maximum(count, 1)[:, None] * (2 * count >= SAMPLES**2)[:, None]
-        result = mean.astype(np.float32).reshape(*self.shape, 3)[box]
-        gaps = _gaps(np.asarray(result.any(axis=-1)), max(self.shape))
+        if samples == 1 or not wanted.any():
+            picture = self._picture
+            chosen = np.flatnonzero(wanted.reshape(-1)[picture.texels])
+            points = self._points(picture, chosen)
+            return Drawn(self, wanted, 1, picture.texels[chosen], picture.normals[chosen], points)
+        box = box_around(wanted, 0)
+        view = replace(self.view, row=self.view.row - box[0].start, column=self.view.column - box[1].start)
+        places = wanted[box].repeat(samples, 0).repeat(samples, 1)
+        picture = _Picture(self.family, view.on_grid(samples), places.shape, places)
+        row, column = np.divmod(picture.texels, places.shape[1])
+        texels = (box[0].start + row // samples) * self.shape[1] + box[1].start + column // samples
+        return Drawn(self, wanted, samples, texels, picture.normals, self._points(picture))
+
+    def depth(self) -> tuple[NDArray[np.intp], FloatArray]:
+        """The map's texels that show the head, (p,), and how near it is there, float32 (p,), centimetres."""
+        return self._picture.texels, self.view.seen(self._points(self._picture))[:, 2]
+
+    def _points(self, picture: _Picture, chosen: NDArray[np.intp] | slice = slice(None)) -> FloatArray:
+        """Where the head lies that some texels of a picture show: float32 (p, 3), in its own frame."""
+        corners = picture.vertices[self.family.triangles[picture.triangles[chosen]]]
+        return np.asarray(np.einsum("pk,pkx->px", picture.weights[chosen], corners), np.float32)
+
+    def mirrored(self, vectors: FloatArray) -> FloatArray:
+        """Vectors (..., 3) of the camera's frame as the head's other half has them."""
+        across = self.view.rotation[:, 0].astype(np.float32)
+        result: FloatArray = vectors - (2 * (vectors @ across))[..., None] * across
+        return result
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A head where it is asked for.
+
+    Attributes:
+        head: that is drawn.
+        wanted: bool (h, w), the texels of the map that are asked for.
+        samples: places in each of them, along an axis.
+        texels: (p,), the map's texel of each place that shows the head.
+        normals: float32 (p, 3), unit, in the camera's frame.
+        points: float32 (p, 3), where the head lies there, in its own frame.
+    """
+
+    head: Head
+    wanted: BoolArray
+    samples: int
+    texels: NDArray[np.intp]
+    normals: FloatArray
+    points: FloatArray
+
+    def means(self) -> FloatArray:
+        """What texels show: float32 (h, w, 3), zero where no head is.
+
+        Each has the mean of the unit vectors at its places, which is shorter at an edge: enlarged and made
+        unit vectors only then, edges are straight; else they have steps.
+        """
+        shape, size = self.wanted.shape, self.wanted.size
+        count = np.bincount(self.texels, minlength=size)
+        sums = np.stack([np.bincount(self.texels, axis, size) for axis in self.normals.T], axis=-1)
+        mean = sums / np.maximum(count, 1)[:, None] * (2 * count >= self.samples**2)[:, None]
+        result = mean.astype(np.float32).reshape(*shape, 3)
+        gaps = _gaps(np.asarray(result.any(axis=-1)), max(shape)) & self.wanted
         result[gaps] = spread(result, ~gaps)[gaps]
         return result
 
-    def other_side(
-        self, normals: FloatArray, known: BoolArray, wanted: BoolArray, samples: int = SAMPLES
-    ) -> OtherSide:
-        """What the map's other half shows of wanted texels: of the map, not of this head.
+    def other_side(self, normals: FloatArray, known: BoolArray) -> OtherSide:
+        """What the map's other half shows of these texels: of the map, not of the head.
 
         A texel shows a point of the head, whose mirror image lies on the head, too: where that is seen, the
         map's normal is looked up, and mirrored. The head need only be good enough to tell what lies where.
@@ -256,39 +308,30 @@ class Head:
         Args:
             normals: float32 (h, w, 3), the map, unit at known texels, in camera space.
             known: bool (h, w).
-            wanted: bool (h, w), the texels that are asked for.
-            samples: places that are looked up in each of them, along an axis: one is quicker, its edges have
-                steps.
         """
-        picture = self._picture
-        seen = np.zeros((*self.shape, 6), np.float32)
-        seen.reshape(-1, 6)[picture.texels, 0] = self.view.seen(self._points(picture))[:, 2]
-        seen.reshape(-1, 6)[picture.texels, 1] = 1
+        head, shape = self.head, self.wanted.shape
+        seen = np.zeros((*shape, 6), np.float32)
+        texels, depth = head.depth()
+        seen.reshape(-1, 6)[texels, 0] = depth
+        seen.reshape(-1, 6)[texels, 1] = 1
         seen[..., 2:5], seen[..., 5] = normals, 1
         seen[..., 2:] *= known[..., None]
-        trust = np.zeros(self.shape, np.float32)
-        layers = np.zeros((*self.shape, 6), np.float32)
-        if not wanted.any():
-            return OtherSide(layers[..., :3], trust, layers[..., 3:])
-        texels = picture.texels
-        if samples > 1:
-            picture, texels = self._closely(box_around(wanted, 0), samples)
-        chosen = np.flatnonzero(wanted.reshape(-1)[texels])
-        texels = texels[chosen]
-        there = self.view.seen(self._points(picture)[chosen] * np.array([-1, 1, 1], np.float32))
-        columns, rows = self.view.places(there).T
+        trust = np.zeros(shape, np.float32)
+        layers = np.zeros((*shape, 6), np.float32)
+        there = head.view.seen(self.points * np.array([-1, 1, 1], np.float32))
+        columns, rows = head.view.places(there).T
         sample = sampled(framed(seen), rows, columns)
         depth, surface, share = sample[:, 0], sample[:, 1], sample[:, 5]
         behind = np.abs(depth / np.maximum(surface, np.float32(1e-6)) - there[:, 2])
         vectors = unit(sample[:, 2:5])
         surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, *BEHIND))
-        vectors = self.mirrored(vectors)
+        vectors = head.mirrored(vectors)
         good = (share > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
-        places = np.stack([rows, columns, there[:, 2] * np.float32(self.view.scale)], axis=1)
+        places = np.stack([rows, columns, there[:, 2] * np.float32(head.view.scale)], axis=1)
         rest = np.concatenate([vectors, places, surely[:, None]], axis=1)[good]
         # What the places in a texel show, texel after texel.
-        order = np.argsort(texels[good], kind="stable")
-        ordered, rest = texels[good][order], rest[order]
+        order = np.argsort(self.texels[good], kind="stable")
+        ordered, rest = self.texels[good][order], rest[order]
         starts = np.flatnonzero(np.diff(ordered, prepend=-1))
         if starts.size:
             count = np.diff(starts, append=ordered.size).astype(np.float32)
@@ -297,34 +340,15 @@ class Head:
             # On both sides of an edge: not somewhere between them.
             apart = np.abs(mean[:, 3:6] - rest[starts, 3:6]).max(axis=1) > SAME
             mean[apart, 3:6] = rest[starts[apart], 3:6]
-            most = 2 * count >= np.bincount(texels, minlength=trust.size)[texel]
-            trust.reshape(-1)[texel[most]] = sums[most, 6] / samples**2
+            most = 2 * count >= np.bincount(self.texels, minlength=trust.size)[texel]
+            trust.reshape(-1)[texel[most]] = sums[most, 6] / self.samples**2
             layers.reshape(-1, 6)[texel[most]] = mean[most, :6]
-            even = evened(trust, wanted, max(1, round(max(self.shape) / EVEN)))
+            even = evened(trust, self.wanted, max(1, round(max(shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
-            gaps = _gaps(trust > 0, max(self.shape)) & wanted
+            gaps = _gaps(trust > 0, max(shape)) & self.wanted
             filled = spread(np.concatenate([layers, trust[..., None]], axis=-1), trust > 0)
             layers[gaps], trust[gaps] = filled[gaps, :6], filled[gaps, 6]
         return OtherSide(layers[..., :3], trust, layers[..., 3:])
-
-    def _points(self, picture: _Picture) -> FloatArray:
-        """Where the head lies that a picture shows: float32 (p, 3), in its own frame."""
-        corners = self.family.triangles[picture.triangles]
-        return np.asarray(np.einsum("pk,pkx->px", picture.weights, picture.vertices[corners]), np.float32)
-
-    def _closely(self, box: tuple[slice, slice], samples: int) -> tuple[_Picture, NDArray[np.intp]]:
-        """What a box shows, so many places in a texel along an axis; and the map's texel of each."""
-        rows, columns = (part.stop - part.start for part in box)
-        view = replace(self.view, row=self.view.row - box[0].start, column=self.view.column - box[1].start)
-        picture = _Picture(self.family, view.on_grid(samples), (rows * samples, columns * samples))
-        row, column = np.divmod(picture.texels, columns * samples)
-        return picture, (box[0].start + row // samples) * self.shape[1] + box[1].start + column // samples
-
-    def mirrored(self, vectors: FloatArray) -> FloatArray:
-        """Vectors (..., 3) of the camera's frame as the head's other half has them."""
-        across = self.view.rotation[:, 0].astype(np.float32)
-        result: FloatArray = vectors - (2 * (vectors @ across))[..., None] * across
-        return result
 
 
 @dataclass(frozen=True)
@@ -360,12 +384,14 @@ class _Picture:
         seen: float32 (n, 3), in the camera's.
     """
 
-    def __init__(self, family: Family, view: View, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, family: Family, view: View, shape: tuple[int, ...], wanted: BoolArray | None = None
+    ) -> None:
         plain = not view.weights.size
         self.vertices = family.mean if plain else family.shape(view.weights)
         self.seen = view.seen(self.vertices)
         self.texels, self.triangles, self.weights = rasterize(
-            view.places(self.seen), self.seen[:, 2], family.triangles, shape
+            view.places(self.seen), self.seen[:, 2], family.triangles, shape, wanted
         )
         normals = family.mean_normals if plain else family.normals(self.vertices)
         corners = normals[family.triangles[self.triangles]]
@@ -410,8 +436,8 @@ def families(path: Path) -> tuple[Family, ...]:
             mean, triangles = data[f"mean{number}"], data[f"triangles{number}"].astype(np.int32)
             if mean.shape != modes.shape[1:] or triangles.max() >= len(mean):
                 raise ValueError(f"{mean.shape} and {modes.shape}")
-            modes, lids = np.ascontiguousarray(modes.transpose(1, 0, 2)), data[f"lids{number}"]
-            result.append(Family(mean, modes, triangles, lids))
+            modes = np.ascontiguousarray(np.moveaxis(modes, 0, -1))
+            result.append(Family(mean, modes, triangles, data[f"lids{number}"]))
     return tuple(result)
 
 
@@ -499,7 +525,7 @@ def _plainly_off(family: Family, view: View, grid: _Grid) -> float:
 
 def _finished(family: Family, view: View, grid: _Grid, last: _Grid, shape: tuple[int, int]) -> Head | None:
     """The head of a view after all steps, on a map of a shape; None if too little of it is seen."""
-    count, before = family.modes.shape[1], np.inf
+    count, before = family.lids.size, np.inf
     light = family.coarser.coarser
     view = _blinked(light, view, grid)
     for number in range(MOST):
@@ -579,7 +605,7 @@ def _turn(axis: int, angle: float) -> NDArray[np.float64]:
 def _stepped(family: Family, view: View, grid: _Grid, counts: Sequence[int]) -> View | None:
     """A view after some steps with so many modes each; None if too little of the head is seen."""
     for count in counts:
-        step = _step(family, view, grid, min(count, family.modes.shape[1]))
+        step = _step(family, view, grid, min(count, family.lids.size))
         if step is None:
             return None
         view = step[0]
@@ -768,26 +794,28 @@ def _changes(
     nearer = deep * here[:, 2] * np.float32(NEARNESS)
     result[..., 6] = carried(nearer * here[:, 0], -nearer * here[:, 1])
     if count:
-        a, b, c = (family.modes[corners[:, i], :count] for i in range(3))
-        turn = view.rotation.T.astype(np.float32)
-        by = weights[:, 0, None, None] * a
-        by += weights[:, 1, None, None] * b
-        by += weights[:, 2, None, None] * c
-        by = by @ turn
-        first, second, third = (picture.vertices[corners[:, i]][:, None] for i in range(3))
+        # All that a mode does is linear in how it moves the three corners.
+        turn, unity = view.rotation.astype(np.float32), np.eye(3, dtype=np.float32)
+        away = np.stack([flat * unity[0, :, None], -flat * unity[1, :, None]]).transpose(2, 0, 1)
+        away[..., 2] += (deep * nearness)[:, None] * here[:, :2] * np.array([1, -1], np.float32)
+        carry = (np.einsum("pai,paj->pij", slopes, away) @ turn)[:, :, None]
+        first, second, third = (picture.vertices[corners[:, i]] for i in range(3))
         along, across = second - first, third - first
-        area = np.linalg.norm(_cross(along, across), axis=-1, keepdims=True)
-        b -= a
-        c -= a
-        bent = (_cross(b, across) + _cross(along, c)) / np.maximum(area, 1e-9)
-        bent = bent @ turn
-        bent -= np.einsum("pkx,px->pk", bent, normals)[..., None] * normals[:, None]
-        drawn = by[..., 2] * (deep * nearness)[:, None]
-        columns = flat[:, None] * by[..., 0] + drawn * here[:, :1]
-        rows = -(flat[:, None] * by[..., 1] + drawn * here[:, 1:2])
-        bent -= slopes[:, :1] * columns[..., None]
-        bent -= slopes[:, 1:] * rows[..., None]
-        result[..., 7:] = np.moveaxis(bent, 1, 2)
+        area = np.linalg.norm(_cross(along, across), axis=-1)
+        bend = (unity - normals[:, :, None] * normals[:, None]) @ turn / np.maximum(area, 1e-9)[:, None, None]
+        bends = bend @ _crossing(-across), bend @ _crossing(along)
+        by_corner = np.stack([-bends[0] - bends[1], *bends], axis=2) - weights[:, None, :, None] * carry
+        moves = family.modes[..., :count].take(corners.reshape(-1), 0).reshape(used.size, 9, count)
+        np.einsum("pij,pjk->pik", by_corner.reshape(used.size, 3, 9), moves, out=result[..., 7:])
+    return result
+
+
+def _crossing(vectors: FloatArray) -> FloatArray:
+    """Matrices (p, 3, 3) whose products with vectors are cross products of (p, 3) with these."""
+    result = np.zeros((len(vectors), 3, 3), np.float32)
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        result[:, k, j], result[:, j, k] = vectors[:, i], -vectors[:, i]
     return result
 
 

@@ -144,7 +144,8 @@ class HeadHalf:
         self.head = morphable.fitted(normals, known, valid)
         if self.head is None or self.head.doubt > _DOUBT:
             return
-        other = self.head.other_side(normals, known, grow(hole, _AROUND) & valid, samples=1)
+        near = self.head.drawn(grow(hole, _AROUND) & valid, samples=1)
+        other = near.other_side(normals, known)
         sure = (other.trust >= _SURE) & ~grow(_torn(other.places), _SILHOUETTE)
         if sure.any():
             self._twin = unit(other.normals) * sure[..., None]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import FloatArray
+from .engine import BoolArray, FloatArray
+from .resample import area_table
 
 IntArray = NDArray[np.int32]
 
@@ -15,7 +16,11 @@ _EDGE = 1e-4
 
 
 def rasterize(
-    places: FloatArray, depth: FloatArray, triangles: IntArray, shape: tuple[int, int]
+    places: FloatArray,
+    depth: FloatArray,
+    triangles: IntArray,
+    shape: tuple[int, ...],
+    wanted: BoolArray | None = None,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
     """Find the nearest triangle that faces the camera at the middle of each texel: a z-buffer.
 
@@ -27,10 +32,11 @@ def rasterize(
         depth: float32 (n,), towards the camera.
         triangles: int32 (m, 3), vertex indices, counter-clockwise for who looks at their front.
         shape: rows and columns of the picture.
+        wanted: bool (rows, columns), the texels that are asked for; all without it.
 
     Returns:
-        Of the texels that show anything, in reading order: their numbers (k,), the triangles they show (k,),
-        and float32 (k, 3), the weights of its corners.
+        Of these texels that show anything, in reading order: their numbers (k,), the triangles they show
+        (k,), and float32 (k, 3), the weights of its corners.
     """
     rows, columns = shape
     # Axes of a few values are slow to reduce: each corner has arrays of its own.
@@ -42,15 +48,25 @@ def rasterize(
     left, width = _extent(x, columns)
     top, height = _extent(y, rows)
     count = width * height
+    if wanted is not None:
+        table = area_table(wanted)
+        right, bottom = left + width, top + height
+        count *= (table[bottom, right] - table[top, right]) > (table[bottom, left] - table[top, left])
     struck = np.flatnonzero(count)
     there, area, count = there[struck], area[struck], count[struck]
     left, top, width = left[struck], top[struck], width[struck]
     # From the first texel of the rectangle around each triangle, where numbers are small.
     x, y = [axis[struck] - left for axis in x], [axis[struck] - top for axis in y]
-    number = np.repeat(np.arange(there.size), count)
-    place = np.arange(number.size) - np.repeat(np.cumsum(count) - count, count)
+    number = np.repeat(np.arange(there.size, dtype=np.int32), count)
+    place = np.arange(number.size, dtype=np.int32) - np.repeat(
+        np.cumsum(count, dtype=np.int32) - count, count
+    )
     row = place // width[number]
     column = place - row * width[number]
+    texel = (top[number] + row) * np.int32(columns) + left[number] + column
+    if wanted is not None:
+        asked = np.flatnonzero(wanted.reshape(-1)[texel])
+        number, row, column, texel = number[asked], row[asked], column[asked], texel[asked]
     weights = np.empty((number.size, 3), np.float32)
     for i in range(3):
         j, k = (i + 1) % 3, (i + 2) % 3
@@ -58,12 +74,14 @@ def rasterize(
         a, b, c = ((plane / area)[number] for plane in planes)
         weights[:, i] = a * column + b * row + c
     inside = np.flatnonzero((weights[:, 0] > -_EDGE) & (weights[:, 1] > -_EDGE) & (weights[:, 2] > -_EDGE))
-    number, weights = number[inside], weights[inside]
-    texel = (top[number] + row[inside]) * columns + left[number] + column[inside]
-    # What is assigned last stays: the nearest.
-    order = np.argsort(np.einsum("kc,kc->k", weights, depth[triangles[there[number]]]), kind="stable")
+    number, weights, texel = number[inside], weights[inside], texel[inside]
     nearest = np.full(rows * columns, -1, np.intp)
-    nearest[texel[order]] = order
+    nearest[texel] = np.arange(texel.size)
+    # Where there are several, what is assigned last stays: the nearest.
+    several = np.flatnonzero((np.bincount(texel, minlength=nearest.size) > 1)[texel])
+    corners = depth[triangles[there[number[several]]]]
+    several = several[np.argsort(np.einsum("kc,kc->k", weights[several], corners), kind="stable")]
+    nearest[texel[several]] = several
     seen = np.flatnonzero(nearest >= 0)
     nearest = nearest[seen]
     return seen, there[number[nearest]], weights[nearest]
