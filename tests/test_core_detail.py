@@ -224,7 +224,7 @@ def test_skin_with_folds_is_as_rough_with_them_in_its_finest_octaves() -> None:
         )
         np.copyto(scene.detail[tile], noise.astype(np.complex64), where=scene.area[tile])
     ratio = _factors(scene) / _factors(replace(scene, folded=False))
-    assert (ratio[:2] > 1.04).all() and (ratio[:2] < 1.6).all() and np.allclose(ratio[2:], 1), ratio
+    assert (ratio[:2] > 1.04).all() and (ratio[:2] < 1.65).all() and np.allclose(ratio[2:], 1), ratio
     of_head = split(_harmonic(loud, hole), loud, hole, ~hole, "camera", 4.0, lambda _share: None)
     assert of_head is not None and not of_head.folded
 
@@ -471,11 +471,11 @@ def test_gaps_of_the_layout_leave_no_bald_spots() -> None:
     gap = (np.abs(x - 245) > 150) | (np.abs(y - 256) > 170)
     truth[gap] = (0.0, 0.0, 1.0)
     assert not (gap & hole).any()
-    for seed in range(4):
+    for seed in range(8):
         filled = _fill(truth, hole, seed=seed)
         energy = np.square(_laplacian(filled)).sum(-1).reshape(32, 16, 32, 16).mean((1, 3))
         inside = hole.reshape(32, 16, 32, 16).all((1, 3))
-        assert energy[inside].min() > 0.1 * np.median(energy[inside])
+        assert energy[inside].min() > 0.25 * np.median(energy[inside])
 
 
 def test_hair_around_a_face_is_not_strewn_over_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from .engine import BoolArray, FloatArray
 from .planes import convolve, enlarge, gaussian, margin, pull_push, shrink, unit
+from .resample import box_around
 
 ComplexArray = npt.NDArray[np.complex64]
 #: What `roughness` tells.
@@ -125,20 +126,24 @@ def split(
         step *= 2
     octaves = int(np.clip(np.floor(np.log2(_WIDEST / cut)), 1, _OCTAVES + (width_of_hole > _WIDE)))
     largest = LARGEST[0] if cut * 2**octaves > 13 else LARGEST[1]
-    rows, cols = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
-    r0, r1, c0, c1 = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
     # Enough to choose from: a hole's own area in a frame around it, without walking through a whole 8K map.
-    reach = int(max(2.25 * largest, 0.2 * max(r1 - r0, c1 - c0)))
-    r0, r1 = max(0, r0 - reach), min(area.shape[0], r1 + reach)
-    c0, c1 = max(0, c0 - reach), min(area.shape[1], c1 + reach)
-    crop = (slice(r0, r1), slice(c0, c1))
+    box = box_around(area, 0)
+    reach = int(max(2.25 * largest, 0.2 * max(part.stop - part.start for part in box)))
+    crop = box_around(area, reach)
     if np.count_nonzero(known[crop]) < FEWEST * 16:
         return None
 
     grain = max(16, step * 8)
-    pad = -(-largest // grain) * grain
-    height, width = (-(-n // grain) * grain + 2 * pad for n in (r1 - r0, c1 - c0))
-    inner = (slice(pad, pad + r1 - r0), slice(pad, pad + c1 - c0))
+    # Patches reach as far beyond the hole as they are large, past the map's edge as well.
+    first, length = [], []
+    for hole, part in zip(box, crop, strict=True):
+        before, after = (max(0, largest - gap) for gap in (hole.start - part.start, part.stop - hole.stop))
+        first.append(-(-before // grain) * grain)
+        length.append(-(-(first[-1] + part.stop - part.start + after) // grain) * grain)
+    height, width = length
+    inner = tuple(
+        slice(start, start + part.stop - part.start) for start, part in zip(first, crop, strict=True)
+    )
     big_area = np.zeros((height, width), bool)
     big_known = np.zeros((height, width), bool)
     big_area[inner] = area[crop]
@@ -170,7 +175,7 @@ def split(
         turn=turn,
         area=big_area,
         known=big_known,
-        origin=(r0 - pad, c0 - pad),
+        origin=(crop[0].start - first[0], crop[1].start - first[1]),
         coarse=margin(shape),
         step=step,
         cut=cut,

@@ -7,7 +7,7 @@ to, joined along minimal-error cuts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,9 @@ _SAMPLES = 256  # texels of the overlap compared for each of them
 # are others. Seen on a scan of skin, at 3.0: an ear's rim on the cheek, a nostril on the jaw; at 2.2 neither,
 # and strengths and errors are the same within a hundredth or two.
 _PLAIN = 2.2
-# What is quieter than the usual by more than this is no even texture: a gap of the layout, a smooth lid.
-_BARE = 8.0
+# A window with a part so many times as quiet as all of it is no even texture: a gap of the layout, a smooth
+# lid. Of windows of skin alone one in a hundred has a part 3 times as quiet.
+_BARE = 6.0
 # A short low-pass.
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / np.float32(16)
 
@@ -38,31 +39,17 @@ _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / np.float32(16)
 def quilt(scene: Scene, rng: np.random.Generator, tell: Tell) -> bool:
     """Fill scene.detail in scene.area from its known texels; False if there are too few sources."""
     strength = np.float32(np.interp(thickness(scene.area), *_STRENGTHS))
-    size, src_r, src_c = _sources(scene, _patch_size(scene), rng)
-    if size == 0:
+    sources = _sources(scene, _patch_size(scene), rng)
+    if sources is None:
         return False
+    size, places = sources.size, sources.places
+    src_r, src_c, features = sources.rows, sources.columns, sources.features
     overlap = size // 4
     pitch = size - overlap
     width = scene.area.shape[1]
-    places = _places(scene, size)
-    features = places.at(src_r, src_c)
-    # Features of the face, and folds and scars, must not be strewn over it: windows with a part far louder
-    # than the usual window are no sources. What is quite flat (gaps of the layout) says nothing of the usual.
-    skin = features[0][features[0] > 2 * np.log(scene.least)]
-    if skin.size == 0:
-        return False
-    common = float(np.quantile(skin, scene.common))
-    calm = features[5] < common + 2 * np.log(_PLAIN)
-    if not scene.folded or np.count_nonzero(calm) < FEWEST:
-        calm = features[5] < common + 2 * np.log(LOUD)
-    if np.count_nonzero(calm) < 8:
-        return False
-    src_r, src_c, features = src_r[calm], src_c[calm], features[:, calm]
-    # A fold also stands out of its own window; where nothing around tells of one, none is put.
+    # A fold also stands out of its own window; where nothing around tells of one, none is put. Nor is a lull.
     usual = float(np.quantile(features[5] - features[0], 0.7))
-    # And a window with a bare part (the edge of an island, a smooth lid) would leave a bald spot in pores.
-    whole = features[6] > common - 2 * np.log(_BARE)
-    usual_lull = float(np.quantile((features[0] - features[6])[whole], 0.7)) if whole.any() else np.inf
+    usual_lull = float(np.quantile(features[0] - features[6], 0.7))
     # Half a turn keeps the direction of creases; more only where there is little to choose from and no
     # direction.
     turns = 8 if scene.isotropic and len(src_r) < _POOL // 4 else 2
@@ -165,24 +152,83 @@ def _patch_size(scene: Scene) -> int:
     return min((p for p in _PATCHES if p >= 0.85 * wanted), default=_PATCHES[0])
 
 
-def _sources(scene: Scene, size: int, rng: np.random.Generator) -> tuple[int, Ints, Ints]:
-    """Patch size and corners of windows that are known throughout; size 0 if there are too few."""
+@dataclass(frozen=True)
+class _Sources:
+    """Windows of known detail that patches are taken from.
+
+    Attributes:
+        size: of them.
+        rows: (n,) of their corners.
+        columns: likewise.
+        places: what is known of any window of the size.
+        features: (7, n) of these, see `_Places.at`.
+    """
+
+    size: int
+    rows: Ints
+    columns: Ints
+    places: _Places
+    features: FloatArray
+
+    def only(self, chosen: BoolArray) -> _Sources:
+        """Some of them."""
+        return replace(
+            self, rows=self.rows[chosen], columns=self.columns[chosen], features=self.features[:, chosen]
+        )
+
+
+def _enough(size: int, r: Ints, c: Ints) -> bool:
+    """Whether windows of a size show enough places; of the smallest patches a few will do."""
+    # Windows on top of one another count once.
+    places = np.unique(r // max(size // 2, 4) * 100_003 + c // max(size // 2, 4))
+    return len(places) >= (FEWEST if size > _PATCHES[-1] else 8)
+
+
+def _sources(scene: Scene, size: int, rng: np.random.Generator) -> _Sources | None:
+    """Windows that are known throughout and show skin, of a size at most; None if there are too few.
+
+    Windows with a bare part (the edge of an island, a smooth lid) would leave a bald spot in pores: rather
+    than those smaller ones are taken.
+    """
     # On even texels only: a quarter of the table.
     pairs = scene.known[::2] & scene.known[1::2]
     bad = area_table(~(pairs[:, ::2] & pairs[:, 1::2]))
     rows, cols = np.flatnonzero(scene.known.any(1)), np.flatnonzero(scene.known.any(0))
+    bare: _Sources | None = None
     for p in [p for p in _PATCHES if p <= size]:
         high = max(int(rows[-1]) + 2 - p, int(rows[0]) + 1), max(int(cols[-1]) + 2 - p, int(cols[0]) + 1)
         r = rng.integers(int(rows[0]), high[0], 32 * _POOL) // 2
         c = rng.integers(int(cols[0]), high[1], 32 * _POOL) // 2
         clean = np.flatnonzero(_count(bad, r, c, p // 2, p // 2) == 0)
-        r, c = 2 * r, 2 * c
-        # Windows on top of one another count once.
-        places = np.unique((r[clean] // max(p // 2, 4)) * 100_003 + c[clean] // max(p // 2, 4))
-        if len(places) >= (FEWEST if p > _PATCHES[-1] else 8):
-            clean = clean[:_POOL]
-            return p, r[clean], c[clean]
-    return 0, rows[:0], cols[:0]
+        r, c = 2 * r[clean], 2 * c[clean]
+        if not _enough(p, r, c):
+            continue
+        r, c, places = r[:_POOL], c[:_POOL], _places(scene, p)
+        skin = _skin(scene, _Sources(p, r, c, places, places.at(r, c)))
+        if skin is None:
+            continue
+        whole = skin.only(skin.features[0] - skin.features[6] < 2 * np.log(_BARE))
+        if _enough(p, whole.rows, whole.columns):
+            return whole
+        bare = bare or skin
+    return bare
+
+
+def _skin(scene: Scene, sources: _Sources) -> _Sources | None:
+    """Those of some windows that have detail and no features; None if they are too few.
+
+    Features of the face, and folds and scars, must not be strewn over it: windows with a part far louder than
+    the usual window are no sources. What is quite flat (gaps of the layout) says nothing of the usual.
+    """
+    energy, loudest = sources.features[0], sources.features[5]
+    textured = energy[energy > 2 * np.log(scene.least)]
+    if textured.size == 0:
+        return None
+    common = float(np.quantile(textured, scene.common))
+    calm = loudest < common + 2 * np.log(_PLAIN)
+    if not scene.folded or np.count_nonzero(calm) < FEWEST:
+        calm = loudest < common + 2 * np.log(LOUD)
+    return sources.only(calm) if np.count_nonzero(calm) >= 8 else None
 
 
 @dataclass(frozen=True)
