@@ -122,6 +122,27 @@ def test_the_answer_in_a_hole_becomes_the_hidden_eye():
     assert np.array_equal(with_head(predicted, truth, hole, valid), got)
 
 
+def test_an_edge_beside_its_place_is_not_carried_into_the_hole():
+    """A line of the lips that the head has a few texels lower than the map says nothing of what is hidden."""
+    _, valid, head = drawn(0, 3, 0.0, 0.1)
+    truth = map_of(head)
+    row, column = (round(axis) for axis in (head.view.row, head.view.column))
+    hole = np.zeros_like(valid)
+    hole[row - 60 : row + 60, column - 8 : column + 20] = True
+    hole &= valid & truth.any(axis=-1)
+    strip = grow(hole, 6) & ~hole
+    strip[: row + 10], strip[row + 14 :] = False, False
+    assert np.count_nonzero(strip) > 20
+    soiled = truth.copy()
+    soiled[strip] = unit(truth[strip] * np.array([1, 1, 0], np.float32) - np.array([0, 2, 0], np.float32))
+    drawing = guess.drawn_around(hole, valid, head)
+    assert drawing is not None
+    shown = guess.shown_by_head(soiled, hole, valid, drawing)
+    assert shown is not None
+    apart = degrees(unit(shown.vectors), truth[shown.there])
+    assert np.percentile(apart, 99) < 1.5, np.percentile(apart, [50, 90, 99, 100])
+
+
 def test_where_it_is_off_beside_the_hole_it_does_not_count():
     truth, valid, head = drawn(0, 5)
     hole = eye_hidden(head, valid, 20)
