@@ -359,20 +359,20 @@ def test_small_gaps_in_what_is_shown_are_filled():
     """A pupil is a hole in a surface, and what is behind a lid is seen by no other half."""
     there = disc(SIZE, SIZE, 128, 128, 90)
     small, large = disc(SIZE, SIZE, 110, 110, 1), disc(SIZE, SIZE, 150, 150, 20)
-    gaps = module._gaps(there & ~small & ~large, SIZE)
+    gaps = module.gaps_in(there & ~small & ~large, SIZE)
     assert gaps[small].all() and not (gaps & there & ~small & ~large).any()
     assert gaps[large].mean() < 0.03 and (gaps & ~there).mean() < 0.001  # its jags, and those of the edge
     _, valid, head = drawn(0, 8, 0.0, 0.1)
     picture = np.zeros(valid.size, np.bool_)
     picture[head._picture.texels] = True
-    gaps = module._gaps(picture.reshape(valid.shape), SIZE)
+    gaps = module.gaps_in(picture.reshape(valid.shape), SIZE)
     assert 4 < np.count_nonzero(gaps) < 400
     assert map_of(head)[gaps].any(axis=-1).mean() > 0.97  # but for some of the outer edge's jags
     hole = one_half(head, valid)
     other = head.drawn(hole).other_side(np.where(hole[..., None], 0, map_of(head)), valid & ~hole)
     image, trust = other.normals, other.trust
     shown = image.any(axis=-1)
-    assert not (module._gaps(shown, SIZE) & hole).any() and np.array_equal(trust > 0, shown)
+    assert not (module.gaps_in(shown, SIZE) & hole).any() and np.array_equal(trust > 0, shown)
 
 
 @pytest.mark.parametrize("number", [0, 1])

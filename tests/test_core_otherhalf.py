@@ -11,7 +11,8 @@ from synthetic import FakeEngine, disc
 
 from blender_normal_inpaint.core import fill, morphable
 from blender_normal_inpaint.core.fill import LocalFiller
-from blender_normal_inpaint.core.normals import Encoding, encode, unit
+from blender_normal_inpaint.core.harmonic import grow
+from blender_normal_inpaint.core.normals import Encoding, angular_error, decode_vectors, encode, unit
 from blender_normal_inpaint.core.otherhalf import HeadHalf, around
 from blender_normal_inpaint.core.pipeline import Options, inpaint
 from blender_normal_inpaint.core.regions import Box, Region
@@ -153,6 +154,30 @@ def test_the_repair_has_the_other_brow_and_the_head_is_fitted_once(
         assert 0.75 < fine(result, brow).std() / fine(truth, brow).std() < 1.25
     calm = hole & ~disc(SIZE, SIZE, row, column, 60)
     assert 0.003 < np.abs(first - other)[calm].mean() < 0.1
+
+
+def test_a_noses_edge_is_sharp_at_the_maps_own_size(
+    seen: tuple[Floats, Bools, morphable.Head], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, valid, head = seen
+    soft = head.drawn(valid).means()
+    edge = (np.linalg.norm(soft, axis=-1) < 0.85) & valid & ~grow(~valid, 40)
+    rows, columns = np.nonzero(edge)
+    hole = disc(SIZE, SIZE, int(np.median(rows)), int(np.median(columns)), 60) & valid
+    near = grow(edge, 2) & hole
+    assert np.count_nonzero(near) > 100
+    pixels = encode(truth, CAMERA, np.dtype(np.uint16))
+
+    def error() -> float:
+        options = Options(symmetry=False, detail=False)
+        filler = LocalFiller(FakeEngine())
+        result = inpaint(pixels, hole, filler, encoding=CAMERA, valid=valid, options=options).pixels
+        return float(angular_error(decode_vectors(result, CAMERA), truth)[near].mean())
+
+    sharp = error()
+    monkeypatch.setattr(fill, "sharpen", lambda *_: None)
+    blurred = error()
+    assert sharp < 0.9 * blurred, (sharp, blurred)
 
 
 def test_sampling_by_cubics_is_that_of_a_grid() -> None:

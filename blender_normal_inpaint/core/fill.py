@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from .closing import REACH, close_seam, close_smoothly
 from .detail import add_detail
+from .edges import sharpen
 from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled, InpaintError
 from .guess import Shown, drawn_around, first_guess, places_twins, shown_by_head, shown_by_twin
+from .harmonic import grow
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
 from .morphable import Drawn, Head, fitted, unpacked
 from .normals import unit
@@ -72,7 +74,7 @@ class _Context:
     at whole numbers) lies at (p + 0.5 - top) * h / tall - 0.5 on the grid's axis; likewise across.
     `coarseness` is how many texels of the crop one texel stands for of the finest grid on which detail has
     been seen so far, or else the network's. `twinned` says whether that detail was the other half's, where
-    it shows any.
+    it shows any. `head` is one that fits it and counts, in camera space.
     """
 
     field: FloatArray
@@ -82,13 +84,25 @@ class _Context:
     broad: int
     coarseness: float
     twinned: bool
+    head: Head | None
 
     def enlarged(self, field: FloatArray, box: tuple[slice, slice]) -> FloatArray:
         """A box of the crop as a field (h, w, c) on the context's grid has it, planes first."""
-        height, width = field.shape[:2]
+        return enlarge(field, *self._places(box))
+
+    def shape(self, box: tuple[slice, slice], wanted: BoolArray) -> FloatArray:
+        """A box of the crop as the field has it, planes first; edges are sharp where it is wanted."""
+        planes = self.enlarged(self.field, box)
+        if self.head is not None:
+            sharpen(planes, self.field, self.head, *self._places(box), wanted)
+        return planes
+
+    def _places(self, box: tuple[slice, slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where the rows and columns of a box of the crop lie on the context's grid."""
+        height, width = self.field.shape[:2]
         rows = (np.arange(box[0].start, box[0].stop) + 0.5 - self.top) * height / self.tall - 0.5
         columns = (np.arange(box[1].start, box[1].stop) + 0.5 - self.left) * width / self.broad - 0.5
-        return enlarge(field, rows, columns)
+        return rows, columns
 
 
 def _check_crop(crop: Crop) -> None:
@@ -192,7 +206,7 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         tall, broad = hole.shape[0] * block * step, hole.shape[1] * block * step
     # Detail between the network's texels and the context's is seen on the context's grid alone.
     coarse = block * step > 1 and crop.detail
-    field, scale = _shape(
+    field, scale, front = _shape(
         normals,
         hole,
         valid,
@@ -206,11 +220,13 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
     )
     texels = tall / hole.shape[0]
     coarseness = texels if coarse else max(1.0, texels / scale)
-    return _Context(field, top, left, tall, broad, coarseness, coarse and twin is not None)
+    return _Context(field, top, left, tall, broad, coarseness, coarse and twin is not None, front)
 
 
-#: The last context of each engine, its shape and scale: neighbouring crops of one map share their context.
-_last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray, float]] = weakref.WeakKeyDictionary()
+#: The last context of each engine, its shape, scale and head: neighbouring crops of a map share it.
+_last: weakref.WeakKeyDictionary[object, tuple[bytes, FloatArray, float, Head | None]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _shape(
@@ -224,7 +240,7 @@ def _shape(
     twin: FloatArray | None,
     pores: bool,
     head: Head | None,
-) -> tuple[FloatArray, float]:
+) -> tuple[FloatArray, float, Head | None]:
     """A context with its holes filled.
 
     Args:
@@ -241,8 +257,8 @@ def _shape(
 
     Returns:
         float32 (h, w, 3): the known normals, the closed prediction, its vectors shorter at edges, and
-        harmless values off the surface, for interpolation reaches two texels past it; and the network's
-        texels per texel, at most 1.
+        harmless values off the surface, for interpolation reaches two texels past it; the network's texels
+        per texel, at most 1; and a head that counts, if any.
     """
     card = engine.card
     digest = hashlib.sha256(f"{space} {symmetry} {hole.shape} {seed} {pores}".encode())
@@ -258,7 +274,7 @@ def _shape(
     scale = min(1.0, largest / max(hole.shape))
     with ThreadPoolExecutor(max_workers=2) as beside:
         # NumPy works out on one core what a head shows, while the network, none of NumPy's, runs on others.
-        by_head = None
+        by_head = front = None
         if space == "camera" and hole.any():
             by_head = beside.submit(_by_head, beside, normals, hole, valid, head, symmetry, scale)
         # Guessed where all that is known is seen. At the network's size a texel that is hidden in part has
@@ -276,6 +292,7 @@ def _shape(
                 other_half = shown_by_twin(normals, hole, valid, drawn, scale, field)
             for shown in (other_half, own):
                 field = field if shown is None else shown.moved(field)
+            front = drawn.head if drawn is not None and own is not None else None
     if seed is not None and hole.any():
         rng = np.random.default_rng(seed)
         # Vectors are shorter at edges, which keeps those straight when they are enlarged.
@@ -284,8 +301,8 @@ def _shape(
             unit(field), normals, hole, valid, space, 1 / scale, rng, twin=twin, pores=pores
         )
     field = spread(field, valid)
-    _last[engine] = (digest.digest(), field, scale)
-    return field, scale
+    _last[engine] = (digest.digest(), field, scale, front)
+    return field, scale, front
 
 
 def _by_head(
@@ -418,7 +435,9 @@ def fill_crop(
     progress(0.4, "Closing the seam")
     # Native work is limited to the hole's own box, with the texel around it that carries the border.
     box = box_around(hole, 1)
-    planes = context.enlarged(context.field, box)
+    # The other half's own edges are sharp, and elsewhere by a texel or two.
+    soft = grow(hole[box]) if crop.twin is None else grow(hole[box]) & ~crop.twin[box].any(axis=-1)
+    planes = context.shape(box, soft)
     _stop_if(cancel)
     result[box][hole[box]] = close_seam(planes, crop.normals[box], hole[box], known[box])
     del planes

@@ -248,6 +248,26 @@ class Head:
         texels = (box[0].start + row // samples) * self.shape[1] + box[1].start + column // samples
         return Drawn(self, wanted, samples, texels, picture.normals, self._points(picture))
 
+    def enlarged(
+        self, rows: NDArray[np.float64], columns: NDArray[np.float64], wanted: BoolArray
+    ) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
+        """Draw the head on a finer grid than the map's.
+
+        Args:
+            rows: (H,) where the grid's rows lie on the map, in its texels; evenly spaced.
+            columns: (W,) likewise, as far apart.
+            wanted: bool (H, W), what is asked for.
+
+        Returns:
+            The grid's texels that are asked for and show the head, (p,), in reading order; float32 (p, 3),
+            its unit normals in the camera's frame; and float32 (p,), how near it is, in centimetres.
+        """
+        pace = float(rows[1] - rows[0])
+        row, column = (self.view.row - rows[0]) / pace, (self.view.column - columns[0]) / pace
+        view = replace(self.view, scale=self.view.scale / pace, row=row, column=column)
+        picture = _Picture(self.family, view, wanted.shape, wanted)
+        return picture.texels, picture.normals, view.seen(self._points(picture))[:, 2]
+
     def depth(self) -> tuple[NDArray[np.intp], FloatArray]:
         """The map's texels that show the head, (p,), and how near it is there, float32 (p,), centimetres."""
         return self._picture.texels, self.view.seen(self._points(self._picture))[:, 2]
@@ -295,7 +315,7 @@ class Drawn:
         sums = np.stack([np.bincount(self.texels, axis, size) for axis in self.normals.T], axis=-1)
         mean = sums / np.maximum(count, 1)[:, None] * (2 * count >= self.samples**2)[:, None]
         result = mean.astype(np.float32).reshape(*shape, 3)
-        gaps = _gaps(np.asarray(result.any(axis=-1)), max(shape)) & self.wanted
+        gaps = gaps_in(np.asarray(result.any(axis=-1)), max(shape)) & self.wanted
         result[gaps] = spread(result, ~gaps)[gaps]
         return result
 
@@ -345,7 +365,7 @@ class Drawn:
             layers.reshape(-1, 6)[texel[most]] = mean[most, :6]
             even = evened(trust, self.wanted, max(1, round(max(shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
-            gaps = _gaps(trust > 0, max(shape)) & self.wanted
+            gaps = gaps_in(trust > 0, max(shape)) & self.wanted
             filled = spread(np.concatenate([layers, trust[..., None]], axis=-1), trust > 0)
             layers[gaps], trust[gaps] = filled[gaps, :6], filled[gaps, 6]
         return OtherSide(layers[..., :3], trust, layers[..., 3:])
@@ -367,7 +387,7 @@ class OtherSide:
     places: FloatArray
 
 
-def _gaps(there: BoolArray, side: int) -> BoolArray:
+def gaps_in(there: BoolArray, side: int) -> BoolArray:
     """Texels of small gaps in what is there, on a map with such a longer side: a pupil, a lid's shadow."""
     reach = max(1, round(GAP * side))
     return ~grow(~grow(there, reach), reach) & ~there

@@ -1,0 +1,172 @@
+"""Edges that stay sharp where a context is enlarged: a nostril's rim, a lip's line, the side of a nose.
+
+Interpolated, an edge of a context is as wide as its texels, and half way between a face that looks up and one
+that looks down something looks at the camera that is neither. Where a head of the morphable model was fitted
+to the context, it is drawn again as large as the map, and tells each texel's side of the edge: what the
+context has beside the head on that side is added to it. That is joint bilateral upsampling (J. Kopf, M. F.
+Cohen, D. Lischinski and M. Uyttendaele, "Joint Bilateral Upsampling", 2007), of what differs from the guide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import BoolArray, FloatArray
+from .harmonic import grow
+from .morphable import Head, gaps_in
+from .normals import unit
+from .planes import convolve, gaussian
+from .resample import enlarge
+
+#: A context's vectors shorter than this are of both sides of an edge. So many texels around are sharpened.
+SHORT, WIDE = 0.95, 2
+
+#: How far around a place the context is looked at, in its texels; how soon texels count less, and how soon
+#: those count less at which the head looks elsewhere, as a distance of tips.
+REACH, NEAR, ALIKE = 3, 1.2, 0.25
+
+#: How far off, squared, a head may be beside an edge, and how many texels around one that is farther off are
+#: left as they are: there the context has the edge in another place.
+OFF, APART = 0.1, 3
+
+#: Places that are looked at at a time.
+_AT_A_TIME = 1 << 15
+
+
+def sharpen(
+    planes: FloatArray,
+    field: FloatArray,
+    head: Head,
+    rows: NDArray[np.float64],
+    columns: NDArray[np.float64],
+    wanted: BoolArray,
+) -> None:
+    """Make the edges of an enlarged field sharp, in place.
+
+    Args:
+        planes: float32 (3, H, W), the field enlarged, planes first, of any length above zero.
+        field: float32 (h, w, 3), unit vectors, shorter at edges.
+        head: that was fitted to it.
+        rows: (H,) where the rows lie on the field, in its texels: 0 is the centre of the first one.
+        columns: (W,) likewise. Both are evenly spaced, as far apart.
+        wanted: bool (H, W), what is to be sharpened.
+    """
+    if len(rows) < 2 or rows[1] - rows[0] > 0.75:
+        return
+    length = np.sqrt(np.einsum("ijk,ijk->ij", field, field))
+    edges = (length < SHORT) & (length > 0.05)
+    around = grow(edges, WIDE)
+    if not around.any():
+        return
+    guide = np.zeros(field.shape, np.float32)
+    small = head.drawn(grow(around, REACH + 1), samples=1)
+    guide.reshape(-1, 3)[small.texels] = small.normals
+    apart = field - guide
+    counts = (length >= SHORT) & guide.any(axis=-1)
+    elsewhere = counts & around & (np.einsum("ijk,ijk->ij", apart, apart) > OFF)
+    share = _softly(around & ~grow(elsewhere, APART), rows, columns)
+    there = wanted & (share > 0)
+    if not there.any():
+        return
+    layers = np.concatenate([guide, apart, counts[..., None]], -1, dtype=np.float32)
+    layers = np.pad(layers, ((REACH, REACH), (REACH, REACH), (0, 0)))
+    texels, normals = _guide(
+        head, gaps_in(np.asarray(guide.any(axis=-1)), max(length.shape)), rows, columns, there
+    )
+    flat = planes.reshape(3, -1)
+    for start in range(0, texels.size, _AT_A_TIME):
+        part = slice(start, start + _AT_A_TIME)
+        row, column = np.divmod(texels[part], len(columns))
+        found, enough = _beside(layers, normals[part], rows[row], columns[column])
+        weight = enough * share[row, column]
+        own = unit(np.ascontiguousarray(flat[:, texels[part]].T))
+        flat[:, texels[part]] = (own + (unit(normals[part] + found) - own) * weight[:, None]).T
+
+
+def _guide(
+    head: Head,
+    gaps: BoolArray,
+    rows: NDArray[np.float64],
+    columns: NDArray[np.float64],
+    wanted: BoolArray,
+) -> tuple[NDArray[np.intp], FloatArray]:
+    """The head where it is wanted: texels (p,) of a finer grid and their unit normals, float32 (p, 3).
+
+    A small gap in it, such as a nostril has, shows what lies behind its edge: it grows into it from there.
+    """
+    texels, normals, near = head.enlarged(rows, columns, wanted)
+    row, column = (
+        np.clip(np.rint(axis), 0, length - 1).astype(np.intp)
+        for axis, length in zip((rows, columns), gaps.shape, strict=True)
+    )
+    missing = wanted & grow(gaps, WIDE)[row[:, None], column]
+    missing.reshape(-1)[texels] = False
+    left = np.flatnonzero(missing)
+    number = np.full(wanted.size + 1, -1, np.intp)
+    number[texels] = np.arange(texels.size)
+    found, depth = [normals], np.append(near, np.inf).astype(np.float32)
+    filled = [texels]
+    while left.size:
+        sides = []
+        for step, border in (
+            (-1, 0),
+            (1, wanted.shape[1] - 1),
+            (-wanted.shape[1], -1),
+            (wanted.shape[1], -1),
+        ):
+            beside = np.where(left % wanted.shape[1] == border, -1, left + step)
+            beside[(beside < 0) | (beside >= wanted.size)] = wanted.size
+            sides.append(number[beside])
+        farthest = np.argmin(depth[np.stack(sides)], axis=0)
+        source = np.stack(sides)[farthest, np.arange(left.size)]
+        reached = source >= 0
+        if not reached.any():
+            break
+        source = source[reached]
+        number[left[reached]] = np.arange(source.size) + depth.size - 1
+        found.append(np.concatenate(found)[source])
+        depth = np.concatenate([depth[:-1], depth[source], depth[-1:]], dtype=np.float32)
+        filled.append(left[reached])
+        left = left[~reached]
+    return np.concatenate(filled), np.concatenate(found)
+
+
+def _softly(flags: BoolArray, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> FloatArray:
+    """1 at texels of a context, enlarged, and less and less around them: float32 (H, W)."""
+    soft = convolve(flags.astype(np.float32), gaussian(1.0))
+    result: FloatArray = np.clip(1.5 * enlarge(soft[..., None], rows, columns)[0] - 0.25, 0, 1)
+    return result
+
+
+def _beside(
+    layers: FloatArray, normals: FloatArray, rows: NDArray[np.float64], columns: NDArray[np.float64]
+) -> tuple[FloatArray, FloatArray]:
+    """What a context has beside its guide around places, on their side of an edge.
+
+    Args:
+        layers: float32 (h, w, 7): guide, what the context has beside it, and whether it counts; framed by
+            `REACH` texels.
+        normals: float32 (n, 3), the guide at the places.
+        rows: (n,) of the places.
+        columns: likewise.
+
+    Returns:
+        float32 (n, 3), the mean; and (n,), from 0 to 1, whether there is enough of it.
+    """
+    top, left = np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)
+    sums: FloatArray = np.zeros((rows.size, 3), np.float32)
+    total: FloatArray = np.zeros((rows.size, 1), np.float32)
+    for down in range(-REACH, REACH + 1):
+        for right in range(-REACH, REACH + 1):
+            i, j = top + down, left + right
+            inside = np.clip(i + REACH, 0, len(layers) - 1), np.clip(j + REACH, 0, layers.shape[1] - 1)
+            beside = layers[inside]
+            distance = ((i - rows) ** 2 + (j - columns) ** 2) / NEAR**2
+            turned = np.square(beside[:, :3] - normals).sum(axis=1) / ALIKE**2
+            weight = np.exp(-0.5 * (distance + turned)) * beside[:, 6]
+            weight = weight.astype(np.float32)[:, None]
+            sums += weight * beside[:, 3:6]
+            total += weight
+    sums /= np.maximum(total, np.float32(1e-6))
+    return sums, np.minimum(20 * total[:, 0], 1)
