@@ -26,6 +26,9 @@ SHORT, WIDE = 0.95, 2
 #: those count less at which the head looks elsewhere, as a distance of tips.
 REACH, NEAR, ALIKE = 3, 1.2, 0.25
 
+#: How much those count that look quite elsewhere: where nothing around looks alike, they tell all the same.
+LEAST = 1e-3
+
 #: How far off, squared, a head may be beside an edge, and how many texels around one that is farther off are
 #: left as they are: there the context has the edge in another place.
 OFF, APART = 0.1, 3
@@ -164,9 +167,9 @@ def _beside(
             beside = layers[inside]
             distance = ((i - rows) ** 2 + (j - columns) ** 2) / NEAR**2
             turned = np.square(beside[:, :3] - normals).sum(axis=1) / ALIKE**2
-            weight = np.exp(-0.5 * (distance + turned)) * beside[:, 6]
+            weight = np.exp(-0.5 * distance) * (np.exp(-0.5 * turned) + LEAST) * beside[:, 6]
             weight = weight.astype(np.float32)[:, None]
             sums += weight * beside[:, 3:6]
             total += weight
     sums /= np.maximum(total, np.float32(1e-6))
-    return sums, np.minimum(20 * total[:, 0], 1)
+    return sums, np.minimum(total[:, 0] / LEAST, 1)
