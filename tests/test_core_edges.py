@@ -84,3 +84,28 @@ def test_only_what_is_wanted_changes_and_nothing_at_the_contexts_own_size() -> N
     same = np.ascontiguousarray(np.moveaxis(field, -1, 0))
     edges.sharpen(same, field, head, places, places, np.ones((SIZE, SIZE), np.bool_))
     assert np.array_equal(same, np.moveaxis(field, -1, 0))
+
+
+def test_a_gap_is_filled_from_around_it() -> None:
+    head, _, _, truth = scene()
+    texels, normals, near = head.enlarged(PLACES, PLACES, np.ones(truth.shape[:2], np.bool_))
+    gap = np.zeros(truth.shape[:2], np.bool_)
+    middle = np.argwhere(truth.any(axis=-1)).mean(axis=0).astype(int)
+    gap[middle[0] - 6 : middle[0] + 6, middle[1] - 9 : middle[1] + 9] = True
+    kept = ~gap.reshape(-1)[texels]
+
+    class Torn:
+        def enlarged(self, *_: object) -> object:
+            return texels[kept], normals[kept], near[kept]
+
+    found, shown = edges._guide(Torn(), np.ones((SIZE, SIZE), np.bool_), PLACES, PLACES, gap)  # type: ignore
+    assert np.unique(found).size == found.size and set(np.flatnonzero(gap)) <= set(found.tolist())
+    rim = (grow(gap, 1) & ~gap).reshape(-1)[texels]
+    filled = shown[gap.reshape(-1)[found]]
+    assert {tuple(normal) for normal in filled} <= {tuple(normal) for normal in normals[rim]}
+    inside = np.zeros((gap.size, 3), np.float32)
+    inside[found] = shown
+    assert degrees(inside.reshape(truth.shape), truth)[gap].mean() < 10
+    # Far from any gap nothing grows.
+    found, _ = edges._guide(Torn(), np.zeros((SIZE, SIZE), np.bool_), PLACES, PLACES, gap)  # type: ignore
+    assert np.array_equal(found, texels[kept])

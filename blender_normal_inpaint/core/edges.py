@@ -96,7 +96,7 @@ def _guide(
 ) -> tuple[NDArray[np.intp], FloatArray]:
     """The head where it is wanted: texels (p,) of a finer grid and their unit normals, float32 (p, 3).
 
-    A small gap in it, such as a nostril has, shows what lies behind its edge: it grows into it from there.
+    What is around a small gap in it, such as a nostril has, grows into it; of neighbours the farthest one.
     """
     texels, normals, near = head.enlarged(rows, columns, wanted)
     row, column = (
@@ -105,34 +105,26 @@ def _guide(
     )
     missing = wanted & grow(gaps, WIDE)[row[:, None], column]
     missing.reshape(-1)[texels] = False
-    left = np.flatnonzero(missing)
+    left, width = np.flatnonzero(missing), wanted.shape[1]
+    # Numbers of what is there; the last place, of none, is beside the picture's edges.
     number = np.full(wanted.size + 1, -1, np.intp)
     number[texels] = np.arange(texels.size)
-    found, depth = [normals], np.append(near, np.inf).astype(np.float32)
-    filled = [texels]
+    depth = np.append(near, np.float32(np.inf))  # the last one's is that of none
     while left.size:
-        sides = []
-        for step, border in (
-            (-1, 0),
-            (1, wanted.shape[1] - 1),
-            (-wanted.shape[1], -1),
-            (wanted.shape[1], -1),
-        ):
-            beside = np.where(left % wanted.shape[1] == border, -1, left + step)
-            beside[(beside < 0) | (beside >= wanted.size)] = wanted.size
-            sides.append(number[beside])
-        farthest = np.argmin(depth[np.stack(sides)], axis=0)
-        source = np.stack(sides)[farthest, np.arange(left.size)]
+        sides = [left - 1, left + 1, left - width, left + width]
+        sides[0][left % width == 0] = sides[1][left % width == width - 1] = -1
+        beside = np.stack([np.where((side < 0) | (side >= wanted.size), wanted.size, side) for side in sides])
+        source = number[beside]
+        source = source[np.argmin(depth[source], axis=0), np.arange(left.size)]
         reached = source >= 0
         if not reached.any():
             break
         source = source[reached]
-        number[left[reached]] = np.arange(source.size) + depth.size - 1
-        found.append(np.concatenate(found)[source])
-        depth = np.concatenate([depth[:-1], depth[source], depth[-1:]], dtype=np.float32)
-        filled.append(left[reached])
+        number[left[reached]] = texels.size + np.arange(source.size)
+        texels, normals = np.append(texels, left[reached]), np.concatenate([normals, normals[source]])
+        depth = np.concatenate([depth[:-1], depth[source], depth[-1:]])
         left = left[~reached]
-    return np.concatenate(filled), np.concatenate(found)
+    return texels, normals
 
 
 def _softly(flags: BoolArray, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> FloatArray:
