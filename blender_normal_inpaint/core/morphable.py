@@ -241,9 +241,9 @@ class Head:
             points = self._points(picture, chosen)
             return Drawn(self, wanted, 1, picture.texels[chosen], picture.normals[chosen], points)
         box = box_around(wanted, 0)
-        view = replace(self.view, row=self.view.row - box[0].start, column=self.view.column - box[1].start)
         places = wanted[box].repeat(samples, 0).repeat(samples, 1)
-        picture = _Picture(self.family, view.on_grid(samples), places.shape, places)
+        corner = 0.5 / samples - 0.5
+        picture = self._close_up(box[0].start + corner, box[1].start + corner, 1 / samples, places)
         row, column = np.divmod(picture.texels, places.shape[1])
         texels = (box[0].start + row // samples) * self.shape[1] + box[1].start + column // samples
         return Drawn(self, wanted, samples, texels, picture.normals, self._points(picture))
@@ -262,15 +262,26 @@ class Head:
             The grid's texels that are asked for and show the head, (p,), in reading order; float32 (p, 3),
             its unit normals in the camera's frame; and float32 (p,), how near it is, in centimetres.
         """
-        pace = float(rows[1] - rows[0])
-        row, column = (self.view.row - rows[0]) / pace, (self.view.column - columns[0]) / pace
-        view = replace(self.view, scale=self.view.scale / pace, row=row, column=column)
-        picture = _Picture(self.family, view, wanted.shape, wanted)
-        return picture.texels, picture.normals, view.seen(self._points(picture))[:, 2]
+        picture = self._close_up(float(rows[0]), float(columns[0]), float(rows[1] - rows[0]), wanted)
+        return picture.texels, picture.normals, self._depth(picture)
+
+    def _close_up(self, row: float, column: float, pace: float, wanted: BoolArray) -> _Picture:
+        """What a grid shows of it whose first texel lies at a place of the map, its texels so far apart."""
+        view = replace(
+            self.view,
+            scale=self.view.scale / pace,
+            row=(self.view.row - row) / pace,
+            column=(self.view.column - column) / pace,
+        )
+        return _Picture(self.family, view, wanted.shape, wanted)
 
     def depth(self) -> tuple[NDArray[np.intp], FloatArray]:
         """The map's texels that show the head, (p,), and how near it is there, float32 (p,), centimetres."""
-        return self._picture.texels, self.view.seen(self._points(self._picture))[:, 2]
+        return self._picture.texels, self._depth(self._picture)
+
+    def _depth(self, picture: _Picture) -> FloatArray:
+        """How near what a picture shows is, float32 (p,), in centimetres."""
+        return self.view.seen(self._points(picture))[:, 2]
 
     def _points(self, picture: _Picture, chosen: NDArray[np.intp] | slice = slice(None)) -> FloatArray:
         """Where the head lies that some texels of a picture show: float32 (p, 3), in its own frame."""
