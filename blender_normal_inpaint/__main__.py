@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from .core import files, pipeline
+from .core.basemesh import BaseMesh
 from .core.engine import Filler
 from .core.errors import InpaintError
 from .core.fill import LocalFiller
+from .core.meshfile import read_mesh
 from .core.normals import Encoding
 
 _EXIT_FAILED = 1
@@ -74,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     how.add_argument(
         "--up-axis", choices=("y", "z"), default="y", help="object space: the axis that points up"
+    )
+    how.add_argument(
+        "--mesh",
+        type=Path,
+        metavar="FILE",
+        help="object space: the mesh that the map lies on, as OBJ, PLY or GLB",
     )
     how.add_argument("--two-channel", action="store_true", help="x and y alone count (BC5); z is rebuilt")
     run = parser.add_argument_group("network")
@@ -200,7 +208,12 @@ def _folder_tasks(arguments: argparse.Namespace) -> tuple[list[_Task], list[tupl
 
 
 def _repair(
-    task: _Task, filler: Filler, encoding: Encoding, options: pipeline.Options, bar: _Bar
+    task: _Task,
+    filler: Filler,
+    encoding: Encoding,
+    options: pipeline.Options,
+    meshes: Sequence[BaseMesh],
+    bar: _Bar,
 ) -> dict[str, Any]:
     """Repair one map and say what was done."""
     started = time.perf_counter()
@@ -215,6 +228,7 @@ def _repair(
         options=options,
         progress=bar.show,
         overwrite=True,  # the file keeps the source
+        meshes=meshes,
     )
     files.write_map(task.output, result.pixels, source)
     height, width = source.pixels.shape[:2]
@@ -268,6 +282,8 @@ def _check_usage(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
     def refuse(text: str) -> NoReturn:
         parser.error(text)
 
+    if arguments.mesh and arguments.space != "object":
+        refuse("--mesh is for maps in object space, with --space object")
     if folder:
         if not arguments.mask_suffix:
             refuse("a folder needs --mask-suffix, for instance --mask-suffix _mask")
@@ -345,12 +361,13 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
             detail=not arguments.no_detail,
             symmetry=not arguments.no_symmetry,
         )
+        meshes = [read_mesh(arguments.mesh)] if arguments.mesh and tasks else []
         bar = _Bar(len(tasks), quiet=False)
         for task in tasks:
             assert filler is not None
             bar.start(task.normal.name)
             try:
-                done = _repair(task, filler, encoding, options, bar)
+                done = _repair(task, filler, encoding, options, meshes, bar)
             except Exception as error:
                 failures.append((task.normal, _explain(error)))
                 bar.end("failed")

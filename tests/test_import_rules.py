@@ -38,6 +38,7 @@ FOREIGN = {
     "onnxruntime": {"worker.engines", "trainer"},
     "torch": {"nets", "worker.engines", "trainer"},
     "safetensors": {"worker.engines", "trainer"},
+    "trimesh": {"core.meshfile", "trainer"},
     "bpy": {"addon"},
     "bpy_extras": {"addon"},
     "mathutils": {"addon"},
@@ -115,7 +116,7 @@ def test_imports_point_one_way(module, path):
             )
 
 
-HEAVY = ("bpy", "torch", "onnxruntime", "OpenImageIO", "scipy", "cv2")
+HEAVY = ("bpy", "torch", "onnxruntime", "OpenImageIO", "scipy", "cv2", "trimesh")
 
 
 @pytest.mark.parametrize("blocked", [("bpy",), HEAVY])

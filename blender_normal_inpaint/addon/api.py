@@ -53,6 +53,7 @@ def inpaint(
     grow: int = 0,
     detail: bool = True,
     symmetry: bool = True,
+    mesh: bool = True,
     seed: int = 0,
     progress: Callable[[float, str], None] | None = None,
 ) -> bpy.types.Image:
@@ -70,6 +71,7 @@ def inpaint(
         grow: Texels by which the mask is widened.
         detail: Whether fine detail is continued into the hole.
         symmetry: Whether the face's other half may tell what lies in it.
+        mesh: Whether the mesh that wears an object-space map may; the active object's if it wears it.
         seed: Another number gives other detail.
         progress: Told how far it is, 0..1, and what it does.
 
@@ -90,7 +92,15 @@ def inpaint(
     if mask is None:
         mask = settings_of(bpy.context.scene).mask
     choices = _choices(
-        space, green, up_axis, two_channel=two_channel, grow=grow, detail=detail, symmetry=symmetry, seed=seed
+        space,
+        green,
+        up_axis,
+        two_channel=two_channel,
+        grow=grow,
+        detail=detail,
+        symmetry=symmetry,
+        mesh=mesh,
+        seed=seed,
     )
     if jobs.running() is not None:
         raise InpaintError("busy")
@@ -100,6 +110,7 @@ def inpaint(
         _named(mask, "mask"),
         _named(valid, "valid area"),
         choices,
+        bpy.context.view_layer.objects.active,
     )
     outcome = jobs.wait(jobs.begin(task.work), progress)
     result = task.finish(outcome)

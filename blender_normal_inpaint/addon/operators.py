@@ -41,6 +41,7 @@ def choices_of(scene: bpy.types.Scene | None) -> repair.Choices:
         grow=settings.grow,
         detail=settings.detail,
         symmetry=settings.symmetry,
+        mesh=settings.mesh,
         seed=settings.seed,
     )
 
@@ -307,7 +308,12 @@ class NORMALINPAINT_OT_inpaint(JobOperator, bpy.types.Operator):
         """See `JobOperator.start`."""
         settings = settings_of(context.scene)
         task = repair.prepare(
-            active_material(context), settings.image, settings.mask, settings.valid, choices_of(context.scene)
+            active_material(context),
+            settings.image,
+            settings.mask,
+            settings.valid,
+            choices_of(context.scene),
+            context.view_layer.objects.active,
         )
         by_hand = settings.image is not None
         scene, mask = context.scene.session_uid, settings.mask.session_uid

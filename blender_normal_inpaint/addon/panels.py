@@ -129,6 +129,9 @@ class _Settings:
         column.prop(settings, "valid")
         column.prop(settings, "grow")
         column.prop(settings, "symmetry")
+        row = column.row()
+        row.active = settings.space in {"AUTO", "OBJECT"}
+        row.prop(settings, "mesh")
         column.prop(settings, "detail")
         row = column.row()
         row.active = settings.detail

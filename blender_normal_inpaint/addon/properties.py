@@ -79,6 +79,12 @@ class NORMALINPAINT_settings(bpy.types.PropertyGroup):
         "Turn it off if a scar or a mole comes over from there",
         default=True,
     )
+    mesh: bpy.props.BoolProperty(
+        name="Mesh",
+        description="Of object-space maps: let the mesh that wears the map show what is hidden, where both "
+        "are alike",
+        default=True,
+    )
     seed: bpy.props.IntProperty(name="Seed", description="Another number gives other fine detail", min=0)
 
 

@@ -17,7 +17,7 @@ from ..core.errors import InpaintError
 from ..core.normals import Encoding
 from ..core.pipeline import Options, inpaint
 from ..worker.client import WorkerOptions
-from . import images, jobs, nodes, png, preferences
+from . import images, jobs, meshes, nodes, png, preferences
 from .depth import FileFormat
 from .properties import memory_of
 
@@ -36,6 +36,7 @@ class Choices:
     grow: int = 0
     detail: bool = True
     symmetry: bool = True
+    mesh: bool = True
     seed: int = 0
 
 
@@ -107,6 +108,7 @@ class Repair:
     raw: images.RawPixels | None = None
     mask: _Mask | None = None
     valid: _Mask | None = None
+    meshes: list[meshes.RawMesh] = field(default_factory=list)
     #: The mask's image (a session's id) if its paint would be lost by an undo; 0 otherwise.
     unsaved: int = 0
 
@@ -122,6 +124,8 @@ class Repair:
         self.valid = None
         pixels: Pixels = self.raw.to_native(self.file_format.dtype)
         self.raw = None
+        bases = [mesh.to_base() for mesh in self.meshes]
+        self.meshes.clear()
         client = jobs.client_for(self.worker)
         client.take_notices()
 
@@ -138,6 +142,7 @@ class Repair:
             progress=inner,
             cancel=cancel,
             overwrite=True,
+            meshes=bases,
         )
         del pixels
         progress(_END, "Finishing")
@@ -244,6 +249,7 @@ def prepare(
     mask: bpy.types.Image | None,
     valid: bpy.types.Image | None,
     choices: Choices,
+    wearer: bpy.types.Object | None = None,
 ) -> Repair:
     """Read everything a repair needs. Main thread.
 
@@ -253,6 +259,7 @@ def prepare(
         mask: White where to repair.
         valid: White where there is skin; None to work it out.
         choices: The rest.
+        wearer: The object to look at first for the mesh that an object-space map lies on.
 
     Raises:
         InpaintError: Something is missing or unfit; nothing was changed.
@@ -272,6 +279,9 @@ def prepare(
     notices: list[str] = []
     width, height = images.size_of(source)
     encoding = _encoding(found, choices, notices)
+    worn: list[meshes.RawMesh] = []
+    if choices.mesh and encoding.space == "object" and material is not None and found is not None:
+        worn = meshes.of_map(material, found.place, wearer)
     return Repair(
         source=source.session_uid,
         name=source.name,
@@ -291,6 +301,7 @@ def prepare(
         raw=raw,
         mask=_read_mask(mask, "mask"),
         valid=_read_mask(valid, "valid area") if valid is not None else None,
+        meshes=worn,
         unsaved=mask.session_uid if images.holds_unsaved_paint(mask) else 0,
     )
 

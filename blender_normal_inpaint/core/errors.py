@@ -42,6 +42,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "The image file could not be read.",
         "Check that the file exists, is complete and is an image.",
     ),
+    "bad_mesh": (
+        "The mesh could not be used.",
+        "Use an OBJ, PLY or GLB file of the mesh that the map was made for, with its texture coordinates.",
+    ),
     "unsupported_format": (
         "This kind of image cannot hold a normal map.",
         "Use PNG, TIFF, OpenEXR, TGA, BMP or JPEG with RGB or RGBA channels.",

@@ -72,7 +72,7 @@ class LayoutHalf:
         # Told by single texels.
         step = -(-max(source.hole.shape) // _LAYOUT)
         texels = slice(step // 2, None, step)
-        found = symmetry.find(*source.read((texels, texels)), source.encoding.space)
+        found = symmetry.find(*source.read((texels, texels)), source.space)
         if found is not None and found.unlikeness <= symmetry.ALIKE and abs(found.turn) <= symmetry.UPRIGHT:
             self._mirror = found.enlarged(step)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from . import regions as planning
+from .basemesh import COMPARED, BaseMesh, Frames
 from .engine import (
     BoolArray,
     Cancel,
@@ -30,6 +31,11 @@ from .source import Source, strips
 
 #: Shortest and longest side of a map.
 SMALLEST, LARGEST = 16, 16384
+
+#: A mesh is used if its normals and an object-space map's are no farther apart than that, in degrees, in the
+#: median. Heads in skin are 2 to 4 degrees from their own mesh; another person's mesh, some 6 degrees away,
+#: helps some holes and harms others.
+MESH_OFF = 6.0
 
 #: Two images have the same proportions if these differ by no more than this share.
 _SAME_ASPECT = 0.01
@@ -252,8 +258,40 @@ def _constant_z(job_pixels: Pixels, known: BoolArray) -> Pixels | None:
     return np.asarray(value)
 
 
-def _crop(job: _Job, region: Region, wide: Wide | None, twin: FloatArray | None, options: Options) -> Crop:
-    normals, hole, valid = job.source.read(region.crop.slices)
+def _on_mesh(source: Source, meshes: Sequence[BaseMesh], notices: list[str]) -> Source:
+    """An object-space map on the mesh that looks most like it; on none, with a notice, if none does."""
+    height, width = source.hole.shape
+    step = -(-max(height, width) // COMPARED)
+    normals, hole, valid = source.averaged(Box(0, height, 0, width), step)
+    middle = (step - 1) / 2
+    turned = [
+        mesh.turned_to(
+            normals, valid & ~hole, mesh.frames((height, width), (middle, middle), step, hole.shape)
+        )
+        for mesh in meshes
+    ]
+    found = min((each for each in turned if each is not None), key=lambda each: each[1], default=None)
+    if found is not None and found[1] <= MESH_OFF:
+        return replace(source, mesh=found[0])
+    if found is None:
+        notices.append("The mesh was not used: its UV map lies elsewhere than the normal map's surface.")
+    else:
+        notices.append(
+            f"The mesh was not used: its normals and the map's are {found[1]:.0f} degrees apart. It is not "
+            "the one that the map was made for, or not in that pose."
+        )
+    return source
+
+
+def _crop(
+    job: _Job,
+    region: Region,
+    frames: Frames | None,
+    wide: Wide | None,
+    twin: FloatArray | None,
+    options: Options,
+) -> Crop:
+    normals, hole, valid = job.source.read(region.crop.slices, frames)
     hole, valid = np.ascontiguousarray(hole), np.ascontiguousarray(valid)
     # A seed for each place, so that two holes do not get the same pores.
     state = np.random.SeedSequence([options.seed & 0xFFFFFFFF, region.tile.top, region.tile.left])
@@ -262,7 +300,7 @@ def _crop(job: _Job, region: Region, wide: Wide | None, twin: FloatArray | None,
         normals,
         hole,
         valid,
-        job.source.encoding.space,
+        job.source.space,
         seed,
         detail=options.detail,
         symmetry=options.symmetry,
@@ -282,12 +320,15 @@ def _check_filled(filled: FloatArray, crop: Crop) -> None:
         raise InpaintError("bad_result", detail="vectors that are not finite or not of unit length")
 
 
-def _paste(job: _Job, region: Region, filled: FloatArray) -> None:
+def _paste(job: _Job, region: Region, filled: FloatArray, frames: Frames | None) -> None:
     """Encode the tile's hole texels into the result; nothing else is touched."""
     tile = region.tile
     todo = job.source.hole[tile.slices]
     y, x = np.nonzero(todo)
-    vectors = filled[y + tile.top - region.crop.top, x + tile.left - region.crop.left]
+    inside = y + tile.top - region.crop.top, x + tile.left - region.crop.left
+    vectors = filled[inside]
+    if frames is not None:
+        vectors = frames.of_local(vectors, inside)
     stored = encode(vectors, job.source.encoding, job.source.pixels.dtype)
     target = job.source.pixels[tile.slices]
     channels = min(3, target.shape[2])
@@ -309,6 +350,7 @@ def inpaint(
     progress: Progress | None = None,
     cancel: Cancel | None = None,
     overwrite: bool = False,
+    meshes: Sequence[BaseMesh] = (),
 ) -> Result:
     """Repair the masked texels of a normal map.
 
@@ -325,6 +367,9 @@ def inpaint(
         cancel: Polled often.
         overwrite: The repair may be written into `pixels`, which then are the result's: a copy less in
             memory. If it fails or is cancelled they are of no use any more.
+        meshes: Of which an object-space map lies on one, in axes of any kind: what the map hides, the mesh
+            shows. The one that looks most like the map is taken; none, with a notice, if none does. Maps in
+            other spaces need none.
 
     Returns:
         The result, as documented there. The same input gives the same result.
@@ -358,9 +403,12 @@ def inpaint(
         constant_z = _constant_z(pixels, surface & ~hole)
     del mask, valid  # a map's worth of memory, if the caller has let go of them as well
     out = pixels if overwrite and pixels.flags.writeable else pixels.copy()
-    job = _Job(Source(encoding, out, hole.copy(), surface), constant_z)
-    steps = planning.plan(hole, surface, encoding.space)
-    contexts = _Contexts(Source(encoding, out, hole, surface), options)
+    source = Source(encoding, out, hole, surface)
+    if meshes and encoding.space == "object":
+        source = _on_mesh(source, meshes, notices)
+    job = _Job(replace(source, hole=hole.copy()), constant_z)
+    steps = planning.plan(hole, surface, source.space)
+    contexts = _Contexts(source, options)
     total = sum(step.crop.height * step.crop.width for step in steps)
     hole_texels = int(np.count_nonzero(hole))
     done = 0
@@ -369,11 +417,13 @@ def inpaint(
             raise Cancelled()
         texels = region.crop.height * region.crop.width
         report = _part(progress, done / total, texels / total)
-        crop = _crop(job, region, *contexts.get(region), options)
+        context = contexts.get(region)
+        frames = source.frames(region.crop.slices)
+        crop = _crop(job, region, frames, *context, options)
         filled = filler.fill(crop, progress=report, cancel=cancel)
         _check_filled(filled, crop)
-        _paste(job, region, filled)
-        del crop, filled
+        _paste(job, region, filled, frames)
+        del context, frames, crop, filled
         done += texels
     if cancel():
         raise Cancelled()
@@ -401,7 +451,7 @@ class _Contexts:
         self._source = source
         self._seed = options.seed & 0x7FFFFFFF
         wanted = options.symmetry and options.detail
-        self._by_head = wanted and source.encoding.space == "camera"
+        self._by_head = wanted and source.space == "camera"
         self._half: OtherHalf | None = LayoutHalf(source) if wanted and not self._by_head else None
         self._box: tuple[Box, int] | None = None
         self._last: tuple[FloatArray, BoolArray, BoolArray, FloatArray | None, Head | None] | None = None

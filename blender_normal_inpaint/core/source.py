@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .basemesh import BaseMesh, Frames
 from .engine import BoolArray, FloatArray, Pixels
 from .normals import Encoding, decode_vectors, unit
 from .regions import Box
@@ -32,17 +33,44 @@ class Source:
         pixels: (H, W, C), native samples.
         hole: bool (H, W), what is not known of its surface.
         valid: bool (H, W), its surface; holes lie within.
+        mesh: that an object-space map lies on, in its axes. What is read is in the mesh's tangent space then.
     """
 
     encoding: Encoding
     pixels: Pixels
     hole: BoolArray
     valid: BoolArray
+    mesh: BaseMesh | None = None
 
-    def read(self, place: tuple[slice, slice]) -> tuple[FloatArray, BoolArray, BoolArray]:
-        """Normals of some texels, unit where known and (0, 0, 1) elsewhere, hole and valid."""
+    @property
+    def space(self) -> str:
+        """Of the vectors that are read."""
+        return self.encoding.space if self.mesh is None else "tangent"
+
+    def frames(self, place: tuple[slice, slice]) -> Frames | None:
+        """The mesh's tangent frames at some texels; None without a mesh."""
+        if self.mesh is None:
+            return None
+        rows, columns = (
+            range(*along.indices(length)) for along, length in zip(place, self.hole.shape, strict=True)
+        )
+        first = float(rows.start), float(columns.start)
+        return self.mesh.frames(self.hole.shape, first, rows.step, (len(rows), len(columns)))
+
+    def read(
+        self, place: tuple[slice, slice], frames: Frames | None = None
+    ) -> tuple[FloatArray, BoolArray, BoolArray]:
+        """Normals of some texels, unit where known and (0, 0, 1) elsewhere, hole and valid.
+
+        Args:
+            place: rows and columns.
+            frames: of these texels, if they are there already.
+        """
         hole, valid = self.hole[place], self.valid[place]
         vectors = decode_vectors(self.pixels[place], self.encoding)
+        frames = frames or self.frames(place)
+        if frames is not None:
+            vectors = frames.local(vectors)
         vectors[~(valid & ~hole)] = (0.0, 0.0, 1.0)
         return unit(vectors), hole, valid
 
@@ -65,6 +93,10 @@ class Source:
         tall = np.minimum(step, box.height - np.arange(rows) * step)
         broad = np.minimum(step, box.width - np.arange(columns) * step)
         area = np.outer(tall, broad).astype(np.float32)
+        if self.mesh is not None:
+            first = box.top + (step - 1) / 2, box.left + (step - 1) / 2
+            frames = self.mesh.frames(self.hole.shape, first, step, (rows, columns))
+            vectors = frames.local(vectors)
         return classify(vectors, known_sum, hole_sum, area)
 
 

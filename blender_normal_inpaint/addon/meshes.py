@@ -1,0 +1,113 @@
+"""The mesh that wears a map: read from Blender, for an object-space map's forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import bpy
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.basemesh import MOST, BaseMesh
+from ..core.engine import FloatArray
+from . import nodes
+
+
+@dataclass
+class RawMesh:
+    """The triangles of a mesh: positions (p, 3), vertex indices (m, 3), texture coordinates (m, 3, 2)."""
+
+    vertices: FloatArray
+    corners: NDArray[np.int32]
+    uv: FloatArray
+
+    def to_base(self) -> BaseMesh:
+        """In the job's thread."""
+        return BaseMesh.of(self.vertices, self.corners, self.uv)
+
+
+def of_map(
+    material: bpy.types.Material, place: nodes.Place, wearer: bpy.types.Object | None
+) -> list[RawMesh]:
+    """The mesh that shows a map, as it is edited and as its modifiers leave it. Main thread.
+
+    Args:
+        material: That shows it.
+        place: The map's node in it.
+        wearer: The object to look at first.
+
+    Returns:
+        No mesh if no object wears the material, or its layout cannot be told.
+    """
+    told, layer = _layer(place)
+    things = [wearer, *bpy.data.objects] if wearer is not None else list(bpy.data.objects)
+    thing = next((thing for thing in things if _slots(thing, material)), None)
+    if not told or thing is None:
+        return []
+    slots = _slots(thing, material)
+    return [raw for mesh in _versions(thing) if (raw := _read(mesh, slots, layer)) is not None]
+
+
+def _layer(place: nodes.Place) -> tuple[bool, str]:
+    """Whether it is clear which UV map a node's image is laid out by; and its name, "" for the usual one."""
+    found = place.resolve()
+    if found is None or found[1].projection != "FLAT":
+        return False, ""
+    source = nodes.driver(found[1].inputs["Vector"], ())
+    if source is None:
+        return True, ""
+    node, out, _ = source
+    if node.bl_idname == "ShaderNodeUVMap":
+        return True, node.uv_map
+    return node.bl_idname == "ShaderNodeTexCoord" and out.identifier == "UV", ""
+
+
+def _slots(thing: bpy.types.Object, material: bpy.types.Material) -> list[int]:
+    """The numbers of an object's slots with a material, if it is a mesh."""
+    if thing.type != "MESH":
+        return []
+    return [index for index, slot in enumerate(thing.material_slots) if slot.material == material]
+
+
+def _versions(thing: bpy.types.Object) -> Iterator[bpy.types.Mesh]:
+    """An object's mesh as it is edited and, if anything changes it, as it is seen; each until the next."""
+    mesh: Any = thing.data
+    yield mesh
+    if thing.modifiers or mesh.shape_keys is not None:
+        seen = thing.evaluated_get(bpy.context.evaluated_depsgraph_get())
+        try:
+            changed = seen.to_mesh()
+        except RuntimeError:  # not in this view layer
+            return
+        if changed is not None:
+            yield changed
+        seen.to_mesh_clear()
+
+
+def _read(mesh: bpy.types.Mesh, slots: list[int], layer: str) -> RawMesh | None:
+    """The part of a mesh that wears a material of some slots, None if it is nothing or too much."""
+    uv_layer: Any = mesh.uv_layers.get(layer) if layer else None
+    if uv_layer is None:
+        uv_layer = next((each for each in mesh.uv_layers if each.active_render), None)
+    if uv_layer is None or not len(uv_layer.uv):
+        return None
+    mesh.calc_loop_triangles()
+    count = len(mesh.loop_triangles)
+    if not 0 < count <= MOST:
+        return None
+    loops, corners = np.empty(3 * count, np.int32), np.empty(3 * count, np.int32)
+    material = np.empty(count, np.int32)
+    mesh.loop_triangles.foreach_get("loops", loops)
+    mesh.loop_triangles.foreach_get("vertices", corners)
+    mesh.loop_triangles.foreach_get("material_index", material)
+    uv = np.empty(2 * len(uv_layer.uv), np.float32)
+    uv_layer.uv.foreach_get("vector", uv)
+    vertices = np.empty(3 * len(mesh.vertices), np.float32)
+    mesh.vertices.foreach_get("co", vertices)
+    worn = np.isin(material, slots)
+    places = uv.reshape(-1, 2)[loops.reshape(-1, 3)[worn]]
+    if not worn.any() or not np.isfinite(vertices).all() or not np.isfinite(places).all():
+        return None
+    return RawMesh(vertices.reshape(-1, 3), corners.reshape(-1, 3)[worn], places)

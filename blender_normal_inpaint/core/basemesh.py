@@ -1,0 +1,201 @@
+"""The mesh that an object-space map lies on: it has the forms, and the map adds what it lacks of them.
+
+Seen from the mesh such a map is one in tangent space, and is repaired as one: the mesh shows what a hole
+hides of the head, and pores and creases are continued as they lie on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import BoolArray, FloatArray
+from .normals import unit
+from .raster import IntArray, rasterize
+from .resample import spread
+
+#: Triangles that a mesh may have: more than that take long, and have forms which are the map's to tell.
+MOST = 2_000_000
+
+#: Texels along the longer side of a map at which it is compared with a mesh; fewer than that are no evidence.
+COMPARED, _FEWEST = 256, 64
+
+#: How often the best turn is looked for, each time among the share of texels that the last one left closest.
+_ROUNDS, _CLOSEST = 3, 0.8
+
+#: Points of a layout that are closer than that, as a share of its side, are one.
+_SAME = 1 << 16
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Tangent frames at texels (...): orthonormal, each float32 (..., 3).
+
+    Attributes:
+        tangents: along u in the surface.
+        bitangents: along v, but square to the others.
+        normals: out of it.
+        there: bool (...), where the mesh lies. Around it frames are continued.
+    """
+
+    tangents: FloatArray
+    bitangents: FloatArray
+    normals: FloatArray
+    there: BoolArray
+
+    def local(self, vectors: FloatArray) -> FloatArray:
+        """Vectors (..., 3) in their frames."""
+        axes = self.tangents, self.bitangents, self.normals
+        return np.stack([np.einsum("...i,...i->...", axis, vectors) for axis in axes], axis=-1)
+
+    def of_local(self, vectors: FloatArray, chosen: tuple[NDArray[np.intp], ...]) -> FloatArray:
+        """Vectors (k, 3) in the frames of chosen texels, in the map's axes."""
+        axes = self.tangents, self.bitangents, self.normals
+        parts = [axis[chosen] * vectors[:, i : i + 1] for i, axis in enumerate(axes)]
+        return unit(parts[0] + parts[1] + parts[2])
+
+
+@dataclass(frozen=True)
+class BaseMesh:
+    """A mesh in a UV layout. Its points are the corners of its triangles there.
+
+    Attributes:
+        places: float32 (n, 2), u to the right and v up, 0 to 1 over the map.
+        normals: float32 (n, 3), unit.
+        tangents: float32 (n, 3), unit, along u in the surface.
+        hands: float32 (n,), 1 where u, v and the normal are right-handed, -1 where the layout is mirrored.
+        triangles: int32 (m, 3), numbers of points, counter-clockwise in the layout.
+    """
+
+    places: FloatArray
+    normals: FloatArray
+    tangents: FloatArray
+    hands: FloatArray
+    triangles: IntArray
+
+    @classmethod
+    def of(cls, vertices: FloatArray, corners: IntArray, uv: FloatArray) -> BaseMesh:
+        """Work out a mesh's smooth normals and its tangents.
+
+        Args:
+            vertices: float32 (p, 3), positions.
+            corners: int32 (m, 3), vertex indices, counter-clockwise seen from outside.
+            uv: float32 (m, 3, 2), the corners' texture coordinates, v up. Each triangle is taken to the tile
+                of 0 to 1, as a texture that repeats has it.
+        """
+        uv = uv - np.floor(uv.mean(axis=1, keepdims=True))
+        first, second = (vertices[corners[:, i]] - vertices[corners[:, 0]] for i in (1, 2))
+        along, across = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
+        mirrored = along[:, 0] * across[:, 1] < along[:, 1] * across[:, 0]
+        hand = np.where(mirrored, np.float32(-1), np.float32(1))[:, None]
+        # The derivative along u, times the triangle's area in the layout: larger ones count for more.
+        tangent = (first * across[:, 1:] - second * along[:, 1:]) * hand
+        normals = unit(_mean_directions(np.cross(first, second), corners, len(vertices)))
+        # Where the layout has a seam, a vertex is several points.
+        flat = corners.reshape(-1)
+        key = flat.astype(np.int64)
+        for axis in np.rint(uv.reshape(-1, 2).T * np.float32(_SAME)).astype(np.int64):
+            key = key * (4 * _SAME) + (axis & (4 * _SAME - 1))
+        _, chosen, number = np.unique(key, return_index=True, return_inverse=True)
+        triangles = number.reshape(-1, 3).astype(np.int32)
+        normals = normals[flat[chosen]]
+        tangents = _square_to(normals, _mean_directions(tangent, triangles, chosen.size))
+        hands = _mean_directions(hand, triangles, chosen.size)[:, 0]
+        triangles[mirrored] = triangles[mirrored, ::-1]
+        places = np.ascontiguousarray(uv.reshape(-1, 2)[chosen], np.float32)
+        return cls(places, normals, tangents, np.where(hands < 0, -1, 1).astype(np.float32), triangles)
+
+    def frames(
+        self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
+    ) -> Frames:
+        """Tangent frames at texels of a map.
+
+        Args:
+            shape: rows and columns of the map.
+            first: row and column of the first texel; whole numbers are the middles of the map's own.
+            pace: from one texel to the next, along both axes, in the map's.
+            size: rows h and columns w that are asked for.
+
+        Returns:
+            Frames (h, w).
+        """
+        across, down = self.places.astype(np.float64).T
+        places = np.stack(
+            [across * shape[1] - 0.5 - first[1], (1 - down) * shape[0] - 0.5 - first[0]], axis=1
+        )
+        places = (places / pace).astype(np.float32)
+        flat = np.zeros(len(places), np.float32)
+        texel, triangle, weights = rasterize(places, flat, self.triangles, size)
+        corners = self.triangles[triangle]
+        layers = np.column_stack([self.normals, self.tangents, self.hands])
+        told = np.zeros((size[0] * size[1], layers.shape[1]), np.float32)
+        for i in range(3):
+            told[texel] += weights[:, i : i + 1] * layers[corners[:, i]]
+        there = np.zeros(len(told), np.bool_)
+        there[texel] = True
+        lies = there.reshape(size)
+        field = spread(told.reshape(*size, -1), lies)
+        normals = unit(field[..., :3])
+        tangents = _square_to(normals, field[..., 3:6])
+        hands = np.where(field[..., 6:] < 0, np.float32(-1), np.float32(1))
+        return Frames(tangents, hands * np.cross(normals, tangents), normals, lies)
+
+    def turned_to(
+        self, normals: FloatArray, known: BoolArray, frames: Frames
+    ) -> tuple[BaseMesh, float] | None:
+        """The mesh in the axes of a map, whatever these are: what has to be turned or mirrored for that.
+
+        The turn is the best one in the sense of least squares (P. Schönemann, "A generalized solution of the
+        orthogonal Procrustes problem", 1966), of the texels that are closest to it.
+
+        Args:
+            normals: float32 (h, w, 3), unit, the map, made smaller.
+            known: bool (h, w), which of them count.
+            frames: of these texels.
+
+        Returns:
+            The mesh, and how far off the map's normals are in the median, in degrees. None if they have too
+            few texels in common.
+        """
+        told = known & frames.there
+        if np.count_nonzero(told) < _FEWEST:
+            return None
+        wanted, own = normals[told], frames.normals[told]
+        cosine = np.ones(len(own))
+        for _ in range(_ROUNDS):
+            near = cosine >= np.quantile(cosine, 1 - _CLOSEST)
+            left, _, right = np.linalg.svd(wanted[near].T @ own[near])
+            turn = (left @ right).astype(np.float32)
+            cosine = np.einsum("ki,ki->k", own @ turn.T, wanted)
+        off = float(np.degrees(np.arccos(np.clip(np.median(cosine), -1, 1))))
+        hands = self.hands * np.float32(np.sign(np.linalg.det(turn)))
+        turned = replace(self, normals=self.normals @ turn.T, tangents=self.tangents @ turn.T, hands=hands)
+        return turned, off
+
+
+def _mean_directions(values: FloatArray, corners: IntArray, count: int) -> FloatArray:
+    """Of so many points the direction of the sum of the values (m, k) of the triangles around each.
+
+    Returns:
+        float32 (count, k), unit, or zero where there is no direction.
+    """
+    total = np.zeros((count, values.shape[1]))
+    for axis in range(values.shape[1]):
+        for corner in range(3):
+            total[:, axis] += np.bincount(corners[:, corner], values[:, axis], count)
+    length = np.sqrt(np.einsum("ki,ki->k", total, total))
+    return (total / np.where(length > 0, length, 1)[:, None]).astype(np.float32)
+
+
+def _square_to(normals: FloatArray, vectors: FloatArray) -> FloatArray:
+    """Unit vectors square to unit normals (..., 3): nearest to some vectors, or any where these tell none."""
+    flat = vectors - np.einsum("...i,...i->...", vectors, normals)[..., None] * normals
+    length, whole = (np.einsum("...i,...i->...", field, field) for field in (flat, vectors))
+    lost = ~(length > 1e-6 * whole)
+    if lost.any():
+        axes = np.eye(3, dtype=np.float32)[np.argmin(np.abs(normals[lost]), axis=-1)]
+        flat[lost] = axes - np.einsum("ki,ki->k", axes, normals[lost])[:, None] * normals[lost]
+        length = np.einsum("...i,...i->...", flat, flat)
+    return np.asarray(flat / np.sqrt(length)[..., None], np.float32)
