@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from synthetic import ROOT, FakeEngine, disc, wavy_normals
+from test_core_basemesh import mesh, true_normals, write_obj
 from test_core_files import samples, spec_of, write_raw
 
 from blender_normal_inpaint import __main__ as cli
@@ -243,6 +244,27 @@ def test_the_other_half_helps_unless_it_is_not_wanted(tmp_path):
         got = normals.decode_vectors(files.read_map(target).pixels, Encoding())
         errors.append(normals.angular_error(got, truth)[hole].mean())
     assert errors[0] < 0.3 * errors[1]
+
+
+def test_a_mesh_shows_what_an_object_space_map_hides(tmp_path, capsys):
+    truth, lies = true_normals(128)
+    hole = disc(128, 128, 69, 64, 22)
+    source = write_raw(tmp_path / "face.exr", normals.encode(truth, Encoding("object"), np.float32))
+    mask, valid = write_mask(tmp_path / "mask.png", hole), write_mask(tmp_path / "valid.png", lies)
+    head = write_obj(tmp_path / "head.obj", *mesh())
+    target = tmp_path / "out.exr"
+    how = [str(source), "--mask", str(mask), "--valid", str(valid), "-o", str(target), "--no-detail"]
+    errors = []
+    for more in ([], ["--mesh", str(head)]):
+        assert cli.main([*how, "--space", "object", *more]) == 0
+        got = normals.decode_vectors(files.read_map(target).pixels, Encoding("object"))
+        errors.append(normals.angular_error(got, truth)[hole].mean())
+    assert errors[1] < 2.5 and errors[1] < 0.3 * errors[0]
+    target.unlink()
+    assert cli.main([*how, "--space", "object", "--mesh", str(tmp_path / "missing.obj")]) == 1
+    assert "missing.obj" in capsys.readouterr().err and not target.exists()
+    with pytest.raises(SystemExit):
+        cli.main([*how, "--mesh", str(head)])
 
 
 def run_folder(folder, out, *more):

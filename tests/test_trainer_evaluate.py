@@ -165,6 +165,52 @@ def _layout(rng: np.random.Generator) -> Any:
     return n, valid
 
 
+class _Domes:
+    """Heads that are domes with a sharp bump somewhere, laid out as seen from the front."""
+
+    def __init__(self, cells: int = 60) -> None:
+        at = np.linspace(0, 1, cells + 1)
+        v, u = np.meshgrid(at, at, indexing="ij")
+        first = (np.arange(cells)[:, None] * (cells + 1) + np.arange(cells)).ravel()
+        corners = [(first, first + 1, first + cells + 2), (first, first + cells + 2, first + cells + 1)]
+        self._triangles = np.concatenate([np.stack(three, axis=1) for three in corners]).astype(np.int32)
+        self._places = np.stack([u, v], axis=-1).reshape(-1, 2).astype(np.float32)
+
+    def head(self, rng: np.random.Generator) -> Head:
+        x, y = 16 * (self._places.T - 0.5)
+        cx, cy = rng.uniform(-3, 3, 2)
+        z = 9 - 0.06 * (x**2 + y**2) + 0.6 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.15)
+        vertices = np.stack([x, y, z], axis=1).astype(np.float32)
+        return Head(vertices, vertex_normals(vertices, self._triangles), self._triangles)
+
+    def worn(self) -> Any:
+        return self._triangles, self._places[self._triangles] * 0.9 + np.float32(0.05)
+
+
+def test_object_cases_lie_on_a_mesh_without_their_finer_forms() -> None:
+    cases = evaluate.object_cases(_Domes(), "ict", 2, 96, 1)
+    assert {case.name for case in cases} == {"ict 0", "ict 1"}
+    for case in cases[:: len(evaluate.FAMILIES)]:
+        assert case.space == "object" and case.mesh is not None
+        shown = case.mesh.frames((96, 96), (0.0, 0.0), 1, (96, 96))
+        off = angles(shown.normals, case.truth)[case.valid]
+        assert np.median(off) < 1 < 8 < off.max()
+    skin, again = (evaluate.object_cases(_Domes(), "ict", 2, 96, 1, skin=0.05) for _ in range(2))
+    for bare, worn, same in zip(cases, skin, again, strict=True):
+        assert np.array_equal(bare.hole, worn.hole) and np.array_equal(worn.truth, same.truth)
+        assert np.allclose(np.linalg.norm(worn.truth[worn.valid], axis=-1), 1, atol=1e-4)
+        assert 0.5 < angles(bare.truth, worn.truth)[bare.valid].mean() < 6
+
+
+def test_smoothing_is_towards_the_neighbours() -> None:
+    triangles = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1]], np.int32)
+    vertices = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [5, 5, 5]], np.float32)
+    moved = evaluate.smoothed(vertices, triangles, 1)
+    assert np.allclose(moved[0], [0, 0, 0.5]) and np.allclose(moved[5], 5)
+    assert np.allclose(evaluate.smoothed(vertices, triangles, 2), evaluate.smoothed(moved, triangles, 1))
+    assert np.array_equal(evaluate.smoothed(vertices, triangles, 0), vertices)
+
+
 def test_tangent_cases_are_skin_and_faces_with_every_family() -> None:
     cases = evaluate.tangent_cases(_layout, 2, SIZE, 1)
     assert {case.name for case in cases} == {"skin 0", "face 1"}
@@ -228,7 +274,7 @@ def test_scanned_heads_are_measured_from_mesh_files(tmp_path: Path) -> None:
 
 
 def test_evaluation_measures_methods_by_family_and_reports(tmp_path: Path) -> None:
-    cases = evaluate.tangent_cases(_layout, 2, SIZE, 1) + evaluate.object_cases(_layout, "ict", 1, 1)
+    cases = evaluate.tangent_cases(_layout, 2, SIZE, 1) + evaluate.object_cases(_Domes(), "ict", 1, SIZE, 1)
     spaces: list[str] = []
 
     def flat(case: evaluate.Case) -> Any:

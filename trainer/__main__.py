@@ -154,7 +154,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         if "camera" in arguments.spaces:
             cases["camera"] += head_cases(model.head, name, count, size, seed, arguments.skin, arguments.free)
         if "object" in arguments.spaces:
-            cases["object"] += object_cases(model.layout(size), name, count, seed)
+            cases["object"] += object_cases(model, name, count, size, seed, arguments.skin, arguments.free)
     if models and "tangent" in arguments.spaces:
         cases["tangent"] += tangent_cases(next(iter(models.values())).layout(size), count, size, seed)
     tables = {}
@@ -163,6 +163,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         # Detail is what tangent-space maps are about; elsewhere it is measured on request.
         if arguments.detail or space == "tangent":
             methods["ours, with detail"] = ours(arguments.card, engine=arguments.engine)
+        if any(case.mesh is not None for case in some):
+            detail = arguments.detail
+            methods["ours, with the mesh"] = ours(
+                arguments.card, detail=detail, mesh=True, engine=arguments.engine
+            )
         for path in arguments.beside:
             card = load_card(path)
             if space in card.spaces:
@@ -338,9 +343,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument(
         "--spaces", nargs="+", choices=["camera", "object", "tangent"], default=["camera", "tangent"]
     )
-    judge.add_argument(
-        "--skin", type=float, default=0.0, help="slopes of the skin that heads wear in camera space, say 0.03"
-    )
+    judge.add_argument("--skin", type=float, default=0.0, help="slopes of the skin that heads wear, say 0.03")
     judge.add_argument(
         "--free",
         type=float,

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from blender_normal_inpaint.core.basemesh import BaseMesh
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding
 from blender_normal_inpaint.core.pipeline import Options, inpaint
@@ -28,8 +30,8 @@ from .prepare import SPLITS, person_rng
 from .shards import Shard, decode
 from .sources.ict import Head
 from .sources.meshes import find_meshes, read_head
-from .sources.raster import Camera, Mesh, render_camera, vertex_normals
-from .sources.skin import bump_of, residual_map, skin_map, skin_slopes
+from .sources.raster import I32, Camera, Mesh, UvTable, render_camera, vertex_normals
+from .sources.skin import bump_of, residual_map, skin_map, skin_slopes, slopes_to_normals
 from .task import ShardSet
 
 F32 = NDArray[np.float32]
@@ -45,6 +47,9 @@ FIRST_PERSON = 10_000
 #: Texels along the side of the skin that heads wear, and what they measure on a head, in centimetres.
 SKIN, SKIN_WIDTH = 512, 8.0
 
+#: How often the meshes that object-space maps lie on are smoothed: creases go, eyes and lips stay.
+SMOOTHED = 2
+
 
 @dataclass(frozen=True)
 class Case:
@@ -57,6 +62,7 @@ class Case:
         truth: (s, s, 3) unit normals, zero off the surface.
         valid: (s, s) surface.
         hole: (s, s) what is hidden.
+        mesh: that an object-space map lies on.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Case:
     truth: F32
     valid: Bool
     hole: Bool
+    mesh: BaseMesh | None = None
 
 
 #: Repairs the map of a case: the truth's texels outside the hole, (s, s, 3).
@@ -150,6 +157,7 @@ def masked(
     seed: tuple[int, ...],
     middle: tuple[float, float] | None = None,
     face: float | None = None,
+    mesh: BaseMesh | None = None,
 ) -> list[Case]:
     """One map with one mask of every family.
 
@@ -161,6 +169,7 @@ def masked(
         seed: of the masks.
         middle: the face's middle, row and column; the map's by default.
         face: the face's height in texels; 0.8 of the map by default.
+        mesh: that the map lies on.
     """
     size = truth.shape[0]
     cases = []
@@ -168,7 +177,7 @@ def masked(
         rng = np.random.default_rng([*seed, number])
         hole = family_mask(family, rng, size, middle or (size / 2, size / 2), face or 0.8 * size) & valid
         if hole.any():
-            cases.append(Case(name, family, space, truth, valid, hole))
+            cases.append(Case(name, family, space, truth, valid, hole, mesh))
     return cases
 
 
@@ -237,11 +246,16 @@ def _from_the_front(
     free: float,
 ) -> list[Case]:
     """A head's front view with one mask of every family."""
-    if free > 0:
-        moved = np.float32(head.unit) * changed(head, rng, free)
-        head = replace(head, vertices=moved, normals=vertex_normals(moved, head.triangles))
-    truth, valid, middle, face = front_view(head, rng, size, skin)
+    truth, valid, middle, face = front_view(_freed(head, rng, free), rng, size, skin)
     return masked(name, "camera", truth, valid, seed, middle, face)
+
+
+def _freed(head: Head, rng: np.random.Generator, free: float) -> Head:
+    """A head changed by bumps of no anatomy, see `morphable.changed`."""
+    if free <= 0:
+        return head
+    moved = np.float32(head.unit) * changed(head, rng, free)
+    return replace(head, vertices=moved, normals=vertex_normals(moved, head.triangles))
 
 
 def tangent_cases(
@@ -269,15 +283,61 @@ def tangent_cases(
     return cases
 
 
+class WornModel(Protocol):
+    """What draws heads in a UV layout."""
+
+    def head(self, rng: np.random.Generator) -> Head:
+        """Draw a head."""
+
+    def worn(self) -> tuple[I32, F32]:
+        """What of it the layout shows: vertex indices (m, 3) and texture coordinates (m, 3, 2)."""
+
+
 def object_cases(
-    layout: Callable[[np.random.Generator], tuple[F32, Bool]], source: str, count: int, seed: int
+    model: WornModel, source: str, count: int, size: int, seed: int, skin: float = 0.0, free: float = 0.0
 ) -> list[Case]:
-    """Held-out heads of a source as object-space maps of their UV layout."""
+    """Held-out heads of a source as object-space maps of their UV layout, with a mesh that each lies on.
+
+    The mesh is the head without its finer forms, as what a map is baked for is, and without changes and skin.
+
+    Args:
+        model: draws the heads.
+        source: its name.
+        count: how many heads.
+        size: side of each map.
+        seed: of the set.
+        skin: slopes of the skin that they wear, see `front_view`.
+        free: as for `head_cases`.
+    """
+    corners, uv = model.worn()
+    table = UvTable.build(uv.reshape(-1, 2), np.arange(corners.size, dtype=np.int32).reshape(-1, 3), size)
     cases = []
     for person in range(count):
-        truth, valid = layout(person_rng(f"{source}_uv", "test", FIRST_PERSON + person, seed))
-        cases += masked(f"{source} {person}", "object", truth, valid, (seed, 79, person))
+        rng = person_rng(f"{source}_uv", "test", FIRST_PERSON + person, seed)
+        head = model.head(rng)
+        mesh = BaseMesh.of(smoothed(head.vertices, head.triangles, SMOOTHED), corners, uv)
+        truth, valid = table.gather(_freed(head, rng, free).normals, corners)
+        if skin > 0:
+            frames = mesh.frames((size, size), (0.0, 0.0), 1, (size, size))
+            right, up = skin_slopes(rng, size, max(1.0, size / 512))
+            scale = skin / float(np.hypot(right, up).std())
+            local = frames.local(truth)
+            z = np.maximum(local[..., 2], 0.1)
+            worn = slopes_to_normals(scale * right - local[..., 0] / z, scale * up - local[..., 1] / z)
+            truth[valid] = frames.of_local(worn[valid], np.nonzero(valid))
+        cases += masked(f"{source} {person}", "object", truth, valid, (seed, 79, person), mesh=mesh)
     return cases
+
+
+def smoothed(vertices: F32, triangles: I32, times: int) -> F32:
+    """A mesh's vertices (n, 3), moved half way to the mean of their neighbours so many times."""
+    ends = np.concatenate([triangles[:, [i, j]] for i in range(3) for j in range(3) if i != j])
+    count = np.bincount(ends[:, 0], minlength=len(vertices))
+    for _ in range(times):
+        sums = np.stack([np.bincount(ends[:, 0], axis[ends[:, 1]], len(vertices)) for axis in vertices.T], -1)
+        moved = (vertices + sums / np.maximum(count, 1)[:, None]) / 2
+        vertices = np.where(count[:, None] > 0, moved, vertices).astype(np.float32)
+    return vertices
 
 
 def shard_cases(folder: Path, count: int, seed: int) -> list[Case]:
@@ -308,8 +368,10 @@ def classic(fill: Fill) -> Method:
     return lambda case: fill(case.truth, case.hole, case.valid)
 
 
-def ours(card: Path | None = None, *, detail: bool = True, engine: str = "onnx") -> Method:
-    """The shipped path from end to end: `core.pipeline.inpaint` with a card's weights."""
+def ours(
+    card: Path | None = None, *, detail: bool = True, mesh: bool = False, engine: str = "onnx"
+) -> Method:
+    """The shipped path from end to end: `core.pipeline.inpaint` with a card's weights, and a case's mesh."""
     loaded, _ = create_engine(engine, card_path=card)
     filler = LocalFiller(loaded)
 
@@ -317,7 +379,9 @@ def ours(card: Path | None = None, *, detail: bool = True, engine: str = "onnx")
         normals, hole, valid = case.truth, case.hole, case.valid
         encoding = Encoding(space=case.space)
         pixels = (normals * np.float32(0.5) + np.float32(0.5)).astype(np.float32)
-        result = inpaint(pixels, hole, filler, encoding=encoding, valid=valid, options=Options(detail=detail))
+        meshes = [case.mesh] if mesh and case.mesh is not None else []
+        how = Options(detail=detail)
+        result = inpaint(pixels, hole, filler, encoding=encoding, valid=valid, options=how, meshes=meshes)
         out = result.pixels.astype(np.float32) * 2 - 1
         out /= np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-6)
         return np.where((hole & valid)[..., None], out, normals).astype(np.float32)

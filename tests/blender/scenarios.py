@@ -429,6 +429,145 @@ def spaces(work: Path) -> None:
         clear()
 
 
+def _dome(cells: int, height: float) -> bpy.types.Mesh:
+    """A smooth dome with a nose on it, the more so the higher, and two UV maps."""
+    at = np.linspace(-1, 1, cells + 1)
+    x, z = (axis.ravel() for axis in np.meshgrid(at, at))
+    y = height * (0.5 * (x**2 + z**2) - 0.3 * np.exp(-(x**2 + z**2) / 0.06))
+    first = (np.arange(cells)[:, None] * (cells + 1) + np.arange(cells)).ravel()
+    faces = np.stack([first, first + 1, first + cells + 2, first + cells + 1], axis=1)
+    mesh = bpy.data.meshes.new("head")
+    mesh.from_pydata(np.stack([x, y, z], axis=1).tolist(), [], faces.tolist())
+    mesh.shade_smooth()
+    places = np.stack([x, z], axis=1)[faces.ravel()] * 0.46 + 0.5
+    for name, uv in (("Layout", places), ("Other", places * 0.1)):
+        mesh.uv_layers.new(name=name).uv.foreach_set("vector", uv.astype(np.float32).ravel())
+    return mesh
+
+
+def base_mesh(work: Path) -> None:
+    """The mesh that wears an object-space map shows what it hides, or a notice says why not."""
+    api = addon("api")
+    size = 128
+    scene = bpy.context.scene
+    scene.render.engine = "CYCLES"
+    scene.cycles.samples = 1
+    scene.render.bake.normal_space = "OBJECT"
+
+    def dressed(mesh: bpy.types.Mesh, image: bpy.types.Image) -> Any:
+        _tree, texture, node = simple_scene(image, hole)
+        node.space = "OBJECT"
+        thing = bpy.context.view_layer.objects.active
+        material = thing.active_material
+        thing.data = mesh
+        mesh.materials.clear()
+        mesh.materials.append(None)
+        mesh.materials.append(material)
+        mesh.polygons.foreach_set("material_index", np.ones(len(mesh.polygons), np.int32))
+        thing.active_material_index = 1
+        thing.select_set(True)
+        texture.select = True
+        material.node_tree.nodes.active = texture
+        return thing, texture
+
+    def baked(mesh: bpy.types.Mesh) -> np.ndarray:
+        image = bpy.data.images.new("baked", size, size, float_buffer=True, is_data=True)
+        thing, _texture = dressed(mesh, image)
+        spare = bpy.data.materials.new("spare")
+        spare.use_nodes = True
+        node = spare.node_tree.nodes.new("ShaderNodeTexImage")
+        node.image = image
+        spare.node_tree.nodes.active = node
+        for slot in thing.material_slots:
+            slot.material = spare
+        mesh.uv_layers.active = mesh.uv_layers["Layout"]
+        bpy.ops.object.bake(type="NORMAL")
+        return read(image)[..., :3]
+
+    round_hole = np.zeros((size, size, 3), np.float32)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    inside = np.hypot(y, x) < 24
+    round_hole[inside] = 1
+    hole = image_from(round_hole, "hole", deep=False)
+    truth = baked(_dome(48, 1.0))
+    assert np.abs(np.linalg.norm(truth * 2 - 1, axis=-1)[4:-4, 4:-4] - 1).max() < 0.02
+    damaged = truth.copy()
+    damaged[inside] = 0.5
+
+    def fresh(height: float = 1.0) -> Any:
+        nonlocal hole
+        clear()
+        hole = image_from(round_hole, "hole", deep=False)
+        return dressed(_dome(48, height), image_from(damaged, "face"))
+
+    def off(image: bpy.types.Image) -> float:
+        cosine = ((read(image)[..., :3] * 2 - 1) * (truth * 2 - 1)).sum(axis=-1)
+        return float(np.degrees(np.arccos(np.clip(cosine[inside], -1, 1))).mean())
+
+    fresh()
+    without = off(api.inpaint(detail=False, mesh=False))
+    assert api.notices() == [] and without > 10, (without, api.notices())
+
+    # By the panel's settings, and by a script that names the material alone.
+    thing, _texture = fresh()
+    places = [tuple(vertex.co) for vertex in thing.data.vertices]
+    meshes = sorted(mesh.name for mesh in bpy.data.meshes)
+    inpaint()
+    assert off(bpy.data.images["face_inpainted"]) < 3, off(bpy.data.images["face_inpainted"])
+    assert [tuple(vertex.co) for vertex in thing.data.vertices] == places
+    assert sorted(mesh.name for mesh in bpy.data.meshes) == meshes
+    assert addon("jobs").state.notices == []
+    thing, _texture = fresh()
+    material = thing.active_material
+    bpy.context.view_layer.objects.active = None
+    assert off(api.inpaint(material=material, detail=False)) < 3
+    fresh()
+    settings().mesh = False
+    settings().detail = False
+    inpaint()
+    assert abs(off(bpy.data.images["face_inpainted"]) - without) < 1e-3
+
+    # A UV Map node names the layout; without one it is the one that is rendered.
+    thing, texture = fresh()
+    thing.data.uv_layers["Other"].active_render = True
+    assert abs(off(api.inpaint(detail=False)) - without) < 1e-3
+    assert len(api.notices()) == 1 and "mesh was not used" in api.notices()[0], api.notices()
+    thing, texture = fresh()
+    thing.data.uv_layers["Other"].active_render = True
+    tree = thing.active_material.node_tree
+    uv = tree.nodes.new("ShaderNodeUVMap")
+    uv.uv_map = "Layout"
+    tree.links.new(uv.outputs["UV"], texture.inputs["Vector"])
+    assert off(api.inpaint(detail=False)) < 3
+    thing, texture = fresh()
+    tree = thing.active_material.node_tree
+    tree.links.new(tree.nodes.new("ShaderNodeTexCoord").outputs["UV"], texture.inputs["Vector"])
+    assert off(api.inpaint(detail=False)) < 3
+    thing, texture = fresh()
+    tree = thing.active_material.node_tree
+    tree.links.new(tree.nodes.new("ShaderNodeMapping").outputs["Vector"], texture.inputs["Vector"])
+    assert abs(off(api.inpaint(detail=False)) - without) < 1e-3 and api.notices() == []
+
+    # The mesh as it is edited counts as well as what modifiers make of it, whichever is like the map.
+    thing, _texture = fresh()
+    bend = thing.modifiers.new("Bend", "SIMPLE_DEFORM")
+    bend.deform_method, bend.angle, bend.deform_axis = "BEND", 2.5, "Z"
+    assert off(api.inpaint(detail=False)) < 3
+    thing, _texture = fresh(0.1)
+    scale = thing.modifiers.new("Raise", "WARP")
+    plain, raised = (bpy.data.objects.new(name, None) for name in ("plain", "raised"))
+    for empty in (plain, raised):
+        scene.collection.objects.link(empty)
+    raised.scale.y = 10
+    scale.object_from, scale.object_to, scale.falloff_type = plain, raised, "NONE"
+    bpy.context.view_layer.update()
+    assert off(api.inpaint(detail=False)) < 3, api.notices()
+    thing, _texture = fresh(0.1)
+    assert abs(off(api.inpaint(detail=False)) - without) < 1e-3
+    assert len(api.notices()) == 1 and "degrees apart" in api.notices()[0], api.notices()
+    clear()
+
+
 def _changed() -> np.ndarray:
     before, after = read(bpy.data.images["face"]), read(bpy.data.images["face_inpainted"])
     return (before != after).any(axis=-1)

@@ -18,6 +18,7 @@ SCENARIOS = [
     "registration",
     "wiring",
     "spaces",
+    "base_mesh",
     "painted_masks",
     "bad_input",
     "undo",

@@ -248,6 +248,10 @@ class IctModel:
         self.face_uv_triangles = triangulate(parts.face_uv[skin])
         self.uv = parts.uv
 
+    def worn(self) -> tuple[I32, F32]:
+        """What of a head the UV layout shows: vertex indices (m, 3) and texture coordinates (m, 3, 2)."""
+        return self.face_triangles, self.uv[self.face_uv_triangles]
+
     def layout(self, size: int) -> Callable[[np.random.Generator], tuple[F32, Bool]]:
         """What draws a random head's object-space map (size, size, 3) in the UV layout, and its surface."""
         table = UvTable.build(self.uv, self.face_uv_triangles, size)

@@ -73,6 +73,10 @@ class MakeHumanModel:
         self._changes = [name for name in self._model.local_change_labels if _FACE_PART.match(name)]
         self._actions = [name for name in self._model.facial_action_labels if name != "tongueOut"]
 
+    def worn(self) -> tuple[I32, F32]:
+        """What of a head the UV layout shows: vertex indices (m, 3) and texture coordinates (m, 3, 2)."""
+        return self.triangles, self.uv[self.uv_triangles]
+
     def layout(self, size: int) -> Callable[[np.random.Generator], tuple[F32, Bool]]:
         """What draws a random head's object-space map (size, size, 3) in the UV layout, and its surface."""
         table = UvTable.build(self.uv, self.uv_triangles, size)
