@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mesh",
         type=Path,
         metavar="FILE",
-        help="object space: the mesh that the map lies on, as OBJ, PLY or GLB",
+        help="the mesh that wears the map, OBJ, PLY or GLB: tells where skin is; in object space, its forms",
     )
     how.add_argument("--two-channel", action="store_true", help="x and y alone count (BC5); z is rebuilt")
     run = parser.add_argument_group("network")
@@ -282,8 +282,8 @@ def _check_usage(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
     def refuse(text: str) -> NoReturn:
         parser.error(text)
 
-    if arguments.mesh and arguments.space != "object":
-        refuse("--mesh is for maps in object space, with --space object")
+    if arguments.mesh and arguments.space == "camera":
+        refuse("--mesh is for maps that are laid out by a UV map, not for --space camera")
     if folder:
         if not arguments.mask_suffix:
             refuse("a folder needs --mask-suffix, for instance --mask-suffix _mask")

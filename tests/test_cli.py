@@ -264,7 +264,7 @@ def test_a_mesh_shows_what_an_object_space_map_hides(tmp_path, capsys):
     assert cli.main([*how, "--space", "object", "--mesh", str(tmp_path / "missing.obj")]) == 1
     assert "missing.obj" in capsys.readouterr().err and not target.exists()
     with pytest.raises(SystemExit):
-        cli.main([*how, "--mesh", str(head)])
+        cli.main([*how, "--space", "camera", "--mesh", str(head)])
 
 
 def run_folder(folder, out, *more):

@@ -8,7 +8,7 @@ from synthetic import FakeEngine, disc
 
 from blender_normal_inpaint.core import normals as coding
 from blender_normal_inpaint.core import pipeline
-from blender_normal_inpaint.core.basemesh import BaseMesh
+from blender_normal_inpaint.core.basemesh import BaseMesh, islands
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.meshfile import read_mesh
@@ -263,16 +263,75 @@ def test_of_several_meshes_the_most_alike_is_taken() -> None:
         assert both.pixels.tobytes() == alone.pixels.tobytes()
 
 
-def test_other_spaces_need_no_mesh() -> None:
+def test_camera_space_needs_no_mesh_and_tangent_space_none_with_a_valid_area() -> None:
     size = 128
     truth, lies = true_normals(size)
     hole = disc(size, size, 70, 64, 16)
-    for space in ("camera", "tangent"):
+    for space, valid in (("camera", None), ("camera", lies), ("tangent", lies)):
         encoding = Encoding(space)
         pixels = coding.encode(truth, encoding, np.uint8)
-        plain = repaired(pixels, hole, lies, encoding)
-        result = repaired(pixels, hole, lies, encoding, BaseMesh.of(*mesh()))
+        plain = repaired(pixels, hole, valid, encoding)
+        result = repaired(pixels, hole, valid, encoding, BaseMesh.of(*mesh()))
         assert result.pixels.tobytes() == plain.pixels.tobytes() and result.notices == plain.notices
+
+
+@pytest.mark.parametrize("size", [96, 1500])
+def test_a_mesh_tells_where_skin_is(size: int) -> None:
+    base = BaseMesh.of(*mesh())
+    _, lies = true_normals(size)
+    mask = disc(size, size, 0.1 * size, 0.5 * size, 0.08 * size)
+    found = islands([base], mask)
+    assert found is not None and found[mask].all()
+    # Near the mask to the texel, and elsewhere to a block of two.
+    near = disc(size, size, 0.1 * size, 0.5 * size, 0.3 * size)
+    assert np.array_equal((found | mask)[near], (lies | mask)[near])
+    assert np.count_nonzero(found != (lies | mask)) <= 8 * size
+    # Two meshes, each a half of the layout.
+    vertices, corners, uv = mesh()
+    right = uv[:, :, 0].mean(axis=1) > 0.5
+    halves = [BaseMesh.of(vertices, corners[part], uv[part]) for part in (right, ~right)]
+    both = islands(halves, mask)
+    assert both is not None and np.array_equal(both, found)
+    half = islands(halves[:1], disc(size, size, 0.4 * size, 0.8 * size, 0.08 * size))
+    assert half is not None and not half[:, : size // 2 - 2].any()
+
+
+def test_a_mesh_that_lies_elsewhere_tells_nothing() -> None:
+    vertices, corners, uv = mesh()
+    base = BaseMesh.of(vertices, corners, 0.2 * uv)
+    _, lies = true_normals(96)
+    assert islands([base], disc(96, 96, 30, 60, 9)) is None  # the mesh is in the lower left corner
+    assert islands([base], lies) is None
+    assert islands([base], np.ones((96, 96), bool)) is None
+    assert islands([base], disc(96, 96, 86, 10, 3)) is not None
+
+
+def test_flat_gaps_between_islands_are_no_skin() -> None:
+    size = 128
+    rows = np.mgrid[:size, :size][0]
+    truth = unit(np.stack([np.full((size, size), 0.5), 0.3 * np.sin(rows / 20), np.ones((size, size))], -1))
+    truth = truth.astype(np.float32)
+    _, lies = true_normals(size)
+    flat = np.where(lies[..., None], truth, np.array([0, 0, 1], np.float32))
+    encoding = Encoding()
+    pixels = coding.encode(flat, encoding, np.uint8)
+    hole = disc(size, size, 14, 64, 16)  # over the island's edge
+    asked = hole & lies
+    base = BaseMesh.of(*mesh())
+    told = repaired(pixels, hole, lies, encoding)
+    found = repaired(pixels, hole, None, encoding, base)
+    assert found.notices == [] and found.pixels[~hole].tobytes() == pixels[~hole].tobytes()
+    # What the mask has of the gap is filled, and what lies there is not gone on with.
+    assert abs(error_of(found, encoding, truth, asked) - error_of(told, encoding, truth, asked)) < 1
+    assert error_of(found, encoding, truth, asked) < 2
+    assert error_of(repaired(pixels, hole, None, encoding), encoding, truth, asked) > 4
+    black = pixels.copy()
+    black[~lies] = 0
+    found = repaired(black, hole, None, encoding, base)
+    assert found.notices == [] and error_of(found, encoding, truth, asked) < 2
+    # Much of an island without normals is worth a word.
+    black[60:90] = 0
+    assert "black" in repaired(black, hole, None, encoding, base).notices[0]
 
 
 def write_obj(path, vertices, corners, uv):

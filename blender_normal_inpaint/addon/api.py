@@ -62,7 +62,7 @@ def inpaint(
     Args:
         image: The map, or its name; None for the material's.
         mask: White where to repair; the scene's chosen mask if None.
-        valid: White where there is skin; None to work it out.
+        valid: White where there is skin; None to work it out, from the mesh and the map.
         material: Whose map to repair, and where the result goes; None for the active object's.
         space: "auto", "tangent", "object" or "camera".
         green: "auto", "opengl" (up) or "directx" (down).
@@ -71,7 +71,8 @@ def inpaint(
         grow: Texels by which the mask is widened.
         detail: Whether fine detail is continued into the hole.
         symmetry: Whether the face's other half may tell what lies in it.
-        mesh: Whether the mesh that wears an object-space map may; the active object's if it wears it.
+        mesh: Whether the mesh that wears the map may tell where it shows skin and, in object space, what lies
+            there.
         seed: Another number gives other detail.
         progress: Told how far it is, 0..1, and what it does.
 

@@ -1,4 +1,4 @@
-"""The mesh that wears a map: read from Blender, for an object-space map's forms."""
+"""The meshes that wear a map, read from Blender: where it shows skin, and an object-space map's forms."""
 
 from __future__ import annotations
 
@@ -29,25 +29,35 @@ class RawMesh:
 
 
 def of_map(
-    material: bpy.types.Material, place: nodes.Place, wearer: bpy.types.Object | None
+    material: bpy.types.Material, place: nodes.Place, wearer: bpy.types.Object | None, forms: bool
 ) -> list[RawMesh]:
-    """The mesh that shows a map, as it is edited and as its modifiers leave it. Main thread.
+    """The meshes that show a map. Main thread.
 
     Args:
         material: That shows it.
         place: The map's node in it.
-        wearer: The object to look at first.
+        wearer: The object that is meant.
+        forms: Whether their forms matter: then that object's mesh comes as it is edited and, if anything
+            changes it, as it is seen.
 
     Returns:
-        No mesh if no object wears the material, or its layout cannot be told.
+        No mesh if no object wears the material, or the layout cannot be told.
     """
     told, layer = _layer(place)
-    things = [wearer, *bpy.data.objects] if wearer is not None else list(bpy.data.objects)
-    thing = next((thing for thing in things if _slots(thing, material)), None)
-    if not told or thing is None:
+    if not told:
         return []
-    slots = _slots(thing, material)
-    return [raw for mesh in _versions(thing) if (raw := _read(mesh, slots, layer)) is not None]
+    result: list[RawMesh] = []
+    done: set[bpy.types.ID | None] = set()
+    # The one that is meant comes first.
+    for thing in sorted(bpy.data.objects, key=lambda thing: thing != wearer):
+        slots = _slots(thing, material)
+        if not slots or thing.data in done:
+            continue
+        for mesh in _versions(thing, forms and not done):
+            raw = _read(mesh, slots, layer)
+            result += [raw] if raw is not None else []
+        done.add(thing.data)
+    return result
 
 
 def _layer(place: nodes.Place) -> tuple[bool, str]:
@@ -71,11 +81,11 @@ def _slots(thing: bpy.types.Object, material: bpy.types.Material) -> list[int]:
     return [index for index, slot in enumerate(thing.material_slots) if slot.material == material]
 
 
-def _versions(thing: bpy.types.Object) -> Iterator[bpy.types.Mesh]:
-    """An object's mesh as it is edited and, if anything changes it, as it is seen; each until the next."""
+def _versions(thing: bpy.types.Object, seen_too: bool) -> Iterator[bpy.types.Mesh]:
+    """An object's mesh as it is edited and, if asked for and different, as it is seen; each in turn."""
     mesh: Any = thing.data
     yield mesh
-    if thing.modifiers or mesh.shape_keys is not None:
+    if seen_too and (thing.modifiers or mesh.shape_keys is not None):
         seen = thing.evaluated_get(bpy.context.evaluated_depsgraph_get())
         try:
             changed = seen.to_mesh()

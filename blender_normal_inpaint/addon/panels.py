@@ -130,7 +130,7 @@ class _Settings:
         column.prop(settings, "grow")
         column.prop(settings, "symmetry")
         row = column.row()
-        row.active = settings.space in {"AUTO", "OBJECT"}
+        row.active = settings.space != "CAMERA"
         row.prop(settings, "mesh")
         column.prop(settings, "detail")
         row = column.row()

@@ -25,7 +25,7 @@ class NORMALINPAINT_settings(bpy.types.PropertyGroup):
         type=bpy.types.Image,
         name="Valid Area",
         description="White where the map shows skin, black in the background and in gaps between UV "
-        "islands; empty: worked out from the map (black, grey or transparent texels are no skin)",
+        "islands; empty: worked out from mesh and map (black, grey or transparent texels are no skin)",
     )
     space: bpy.props.EnumProperty(
         name="Space",
@@ -81,8 +81,8 @@ class NORMALINPAINT_settings(bpy.types.PropertyGroup):
     )
     mesh: bpy.props.BoolProperty(
         name="Mesh",
-        description="Of object-space maps: let the mesh that wears the map show what is hidden, where both "
-        "are alike",
+        description="Let the mesh that wears the map tell where it shows skin and, in object space, show "
+        "what is hidden. Turn it off if the map was made for another mesh or UV map",
         default=True,
     )
     seed: bpy.props.IntProperty(name="Seed", description="Another number gives other fine detail", min=0)

@@ -259,7 +259,7 @@ def prepare(
         mask: White where to repair.
         valid: White where there is skin; None to work it out.
         choices: The rest.
-        wearer: The object to look at first for the mesh that an object-space map lies on.
+        wearer: Of the objects with that material the one that is meant.
 
     Raises:
         InpaintError: Something is missing or unfit; nothing was changed.
@@ -280,8 +280,10 @@ def prepare(
     width, height = images.size_of(source)
     encoding = _encoding(found, choices, notices)
     worn: list[meshes.RawMesh] = []
-    if choices.mesh and encoding.space == "object" and material is not None and found is not None:
-        worn = meshes.of_map(material, found.place, wearer)
+    forms = encoding.space == "object"
+    told = encoding.space == "camera" or (valid is not None and not forms)
+    if choices.mesh and not told and material is not None and found is not None:
+        worn = meshes.of_map(material, found.place, wearer, forms)
     return Repair(
         source=source.session_uid,
         name=source.name,

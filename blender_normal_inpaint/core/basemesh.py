@@ -1,26 +1,37 @@
-"""The mesh that an object-space map lies on: it has the forms, and the map adds what it lacks of them.
+"""The mesh that wears a map: it tells where the map shows skin, and has an object-space map's forms.
 
-Seen from the mesh such a map is one in tangent space, and is repaired as one: the mesh shows what a hole
-hides of the head, and pores and creases are continued as they lie on it.
+Seen from its mesh an object-space map is one in tangent space, and is repaired as one: the mesh shows what a
+hole hides of the head, and pores and creases are continued as they lie on it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
+from .harmonic import grow
 from .normals import unit
 from .raster import IntArray, rasterize
-from .resample import spread
+from .resample import block_any, spread
 
 #: Triangles that a mesh may have: more than that take long, and have forms which are the map's to tell.
 MOST = 2_000_000
 
 #: Texels along the longer side of a map at which it is compared with a mesh; fewer than that are no evidence.
 COMPARED, _FEWEST = 256, 64
+
+#: How far apart, in degrees, a mesh's normals and an object-space map's may be in the median for both to
+#: belong together. Heads in skin are 2 to 4 degrees from their own mesh; another person's, some 6 degrees
+#: away, helps some holes and harms others.
+ALIKE = 6.0
+
+#: Blocks along the longer side of a map of which it is told whether a mesh lies there; near holes, in squares
+#: of so many texels a side, it is told of each texel.
+_BLOCKS, _SQUARE = 1024, 512
 
 #: How often the best turn is looked for, each time among the share of texels that the last one left closest.
 _ROUNDS, _CLOSEST = 3, 0.8
@@ -121,13 +132,7 @@ class BaseMesh:
         Returns:
             Frames (h, w).
         """
-        across, down = self.places.astype(np.float64).T
-        places = np.stack(
-            [across * shape[1] - 0.5 - first[1], (1 - down) * shape[0] - 0.5 - first[0]], axis=1
-        )
-        places = (places / pace).astype(np.float32)
-        flat = np.zeros(len(places), np.float32)
-        texel, triangle, weights = rasterize(places, flat, self.triangles, size)
+        texel, triangle, weights = self._seen(shape, first, pace, size)
         corners = self.triangles[triangle]
         layers = np.column_stack([self.normals, self.tangents, self.hands])
         told = np.zeros((size[0] * size[1], layers.shape[1]), np.float32)
@@ -141,6 +146,25 @@ class BaseMesh:
         tangents = _square_to(normals, field[..., 3:6])
         hands = np.where(field[..., 6:] < 0, np.float32(-1), np.float32(1))
         return Frames(tangents, hands * np.cross(normals, tangents), normals, lies)
+
+    def covers(
+        self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
+    ) -> BoolArray:
+        """Where the mesh lies at texels of a map: bool (h, w). See `frames`."""
+        there = np.zeros(size, np.bool_)
+        there.reshape(-1)[self._seen(shape, first, pace, size)[0]] = True
+        return there
+
+    def _seen(
+        self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
+        """See `frames`, and for the answer `rasterize`."""
+        across, down = self.places.astype(np.float64).T
+        places = np.stack(
+            [across * shape[1] - 0.5 - first[1], (1 - down) * shape[0] - 0.5 - first[0]], axis=1
+        )
+        places = (places / pace).astype(np.float32)
+        return rasterize(places, np.zeros(len(places), np.float32), self.triangles, size)
 
     def turned_to(
         self, normals: FloatArray, known: BoolArray, frames: Frames
@@ -173,6 +197,66 @@ class BaseMesh:
         hands = self.hands * np.float32(np.sign(np.linalg.det(turn)))
         turned = replace(self, normals=self.normals @ turn.T, tangents=self.tangents @ turn.T, hands=hands)
         return turned, off
+
+
+def islands(meshes: Sequence[BaseMesh], mask: BoolArray) -> BoolArray | None:
+    """Where a map shows skin: where meshes lie in it.
+
+    Args:
+        meshes: that wear the map.
+        mask: bool (H, W), what is to be repaired: it counts as skin wherever it is.
+
+    Returns:
+        bool (H, W). None if less than half of the mask lies there, or nothing else does: then it is not by
+        these meshes that the map is laid out.
+    """
+    height, width = shape = mask.shape[0], mask.shape[1]
+    step = -(-max(shape) // _BLOCKS)
+    middle = (step - 1) / 2
+    blocks = np.zeros((-(-height // step), -(-width // step)), np.bool_)
+    for mesh in meshes:
+        blocks |= mesh.covers(shape, (middle, middle), step, blocks.shape)
+    there: BoolArray = blocks.repeat(step, 0).repeat(step, 1)[:height, :width]
+    if step > 1:
+        for row, column in np.argwhere(grow(block_any(mask, _SQUARE), 2)):
+            top, left = int(row) * _SQUARE, int(column) * _SQUARE
+            square = there[top : top + _SQUARE, left : left + _SQUARE]
+            square[:] = False
+            for mesh in meshes:
+                square |= mesh.covers(shape, (top, left), 1, (square.shape[0], square.shape[1]))
+    hidden, shown = np.count_nonzero(mask), np.count_nonzero(there)
+    there |= mask
+    both = hidden + shown - np.count_nonzero(there)
+    return there if 2 * both >= hidden and shown > both else None
+
+
+def most_alike(
+    meshes: Sequence[BaseMesh],
+    shape: tuple[int, int],
+    step: int,
+    normals: FloatArray,
+    hole: BoolArray,
+    known: BoolArray,
+) -> tuple[BaseMesh, float] | None:
+    """Of the meshes that lie in a hole the one that looks most like the map around, see `BaseMesh.turned_to`.
+
+    Args:
+        meshes: to choose from.
+        shape: rows and columns of the map.
+        step: texels of it a side for one of the following.
+        normals: float32 (h, w, 3), the map.
+        hole: bool (h, w).
+        known: bool (h, w).
+    """
+    first = (step - 1) / 2
+    seen = [mesh.frames(shape, (first, first), step, (hole.shape[0], hole.shape[1])) for mesh in meshes]
+    shown = [np.count_nonzero(frames.there & hole) for frames in seen]
+    turned = [
+        mesh.turned_to(normals, known, frames)
+        for mesh, frames, count in zip(meshes, seen, shown, strict=True)
+        if 2 * count >= max(shown)
+    ]
+    return min((each for each in turned if each is not None), key=lambda each: each[1], default=None)
 
 
 def _mean_directions(values: FloatArray, corners: IntArray, count: int) -> FloatArray:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from . import basemesh
 from . import regions as planning
-from .basemesh import COMPARED, BaseMesh, Frames
+from .basemesh import BaseMesh, Frames
 from .engine import (
     BoolArray,
     Cancel,
@@ -32,10 +33,8 @@ from .source import Source, strips
 #: Shortest and longest side of a map.
 SMALLEST, LARGEST = 16, 16384
 
-#: A mesh is used if its normals and an object-space map's are no farther apart than that, in degrees, in the
-#: median. Heads in skin are 2 to 4 degrees from their own mesh; another person's mesh, some 6 degrees away,
-#: helps some holes and harms others.
-MESH_OFF = 6.0
+#: The share of empty texels on a mesh's islands, in per cent of the map, that is worth a word: not their rim.
+_RIM = 2.0
 
 #: Two images have the same proportions if these differ by no more than this share.
 _SAME_ASPECT = 0.01
@@ -203,7 +202,12 @@ def _any_known(valid: BoolArray, hole: BoolArray) -> bool:
 
 
 def _survey(
-    pixels: Pixels, mask: BoolArray, valid: BoolArray | None, encoding: Encoding, notices: list[str]
+    pixels: Pixels,
+    mask: BoolArray,
+    valid: BoolArray | None,
+    islands: BoolArray | None,
+    encoding: Encoding,
+    notices: list[str],
 ) -> tuple[BoolArray, BoolArray]:
     """Decide hole and valid, and refuse what cannot be repaired: one pass over the map in strips."""
     height, width = mask.shape
@@ -220,14 +224,16 @@ def _survey(
             )
         if not _any_known(valid, mask):
             raise InpaintError("mask_full", "The mask covers the whole valid area of the map.")
-    surface = np.ones(mask.shape, np.bool_) if valid is None else valid
+    surface = (
+        valid if valid is not None else islands if islands is not None else np.ones(mask.shape, np.bool_)
+    )
     found = np.zeros(mask.shape, np.bool_) if valid is None else None
     for rows in strips(height, width):
         strip = pixels[rows]
         known = surface[rows] & ~mask[rows]
         _check_finite(strip, known, rows.start)
         if found is not None:
-            found[rows] = _empty_texels(strip, encoding) & ~mask[rows]
+            found[rows] = _empty_texels(strip, encoding) & known
         elif not encoding.two_channel:
             lost = _zero_length(strip, encoding) & known
             if lost.any():
@@ -235,9 +241,9 @@ def _survey(
                 raise InpaintError("zero_length", detail=f"first at column {x}, row {y + rows.start}")
     if found is not None:
         empty = int(np.count_nonzero(found))
-        if empty:
-            surface &= ~found
-            share = 100.0 * empty / mask.size
+        surface &= ~found
+        share = 100.0 * empty / mask.size
+        if empty and (islands is None or share > _RIM):
             notices.append(
                 f"{empty} texels ({share:.1f} %) are black, grey or transparent and were not taken for "
                 "surface; give a valid mask to decide this yourself."
@@ -261,17 +267,10 @@ def _constant_z(job_pixels: Pixels, known: BoolArray) -> Pixels | None:
 def _on_mesh(source: Source, meshes: Sequence[BaseMesh], notices: list[str]) -> Source:
     """An object-space map on the mesh that looks most like it; on none, with a notice, if none does."""
     height, width = source.hole.shape
-    step = -(-max(height, width) // COMPARED)
+    step = -(-max(height, width) // basemesh.COMPARED)
     normals, hole, valid = source.averaged(Box(0, height, 0, width), step)
-    middle = (step - 1) / 2
-    turned = [
-        mesh.turned_to(
-            normals, valid & ~hole, mesh.frames((height, width), (middle, middle), step, hole.shape)
-        )
-        for mesh in meshes
-    ]
-    found = min((each for each in turned if each is not None), key=lambda each: each[1], default=None)
-    if found is not None and found[1] <= MESH_OFF:
+    found = basemesh.most_alike(meshes, (height, width), step, normals, hole, valid & ~hole)
+    if found is not None and found[1] <= basemesh.ALIKE:
         return replace(source, mesh=found[0])
     if found is None:
         notices.append("The mesh was not used: its UV map lies elsewhere than the normal map's surface.")
@@ -367,9 +366,9 @@ def inpaint(
         cancel: Polled often.
         overwrite: The repair may be written into `pixels`, which then are the result's: a copy less in
             memory. If it fails or is cancelled they are of no use any more.
-        meshes: Of which an object-space map lies on one, in axes of any kind: what the map hides, the mesh
-            shows. The one that looks most like the map is taken; none, with a notice, if none does. Maps in
-            other spaces need none.
+        meshes: Those that wear the map, in axes of any kind. Without `valid` they tell where it shows skin.
+            And what an object-space map hides, the one shows that lies there and looks most like the map;
+            none, with a notice, if none does. In camera space they tell nothing.
 
     Returns:
         The result, as documented there. The same input gives the same result.
@@ -397,11 +396,14 @@ def inpaint(
         valid = fit_mask(_as_mask(valid, "valid mask"), height, width, "valid mask")
     if options.dilate > 0 and mask.any():
         mask = dilate(mask, options.dilate)
-    hole, surface = _survey(pixels, mask, valid, encoding, notices)
+    islands = None
+    if valid is None and meshes and encoding.space != "camera":
+        islands = basemesh.islands(meshes, mask)
+    hole, surface = _survey(pixels, mask, valid, islands, encoding, notices)
     constant_z = None
     if encoding.two_channel and pixels.shape[2] >= 3:
         constant_z = _constant_z(pixels, surface & ~hole)
-    del mask, valid  # a map's worth of memory, if the caller has let go of them as well
+    del mask, valid, islands  # a map's worth of memory, if the caller has let go of them as well
     out = pixels if overwrite and pixels.flags.writeable else pixels.copy()
     source = Source(encoding, out, hole, surface)
     if meshes and encoding.space == "object":
