@@ -16,7 +16,7 @@ from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .normals import unit
 from .raster import IntArray, rasterize
-from .resample import block_any, spread
+from .resample import block_any, enlarge, spread
 
 #: Triangles that a mesh may have: more than that take long, and have forms which are the map's to tell.
 MOST = 2_000_000
@@ -31,7 +31,11 @@ ALIKE = 6.0
 
 #: Blocks along the longer side of a map of which it is told whether a mesh lies there; near holes, in squares
 #: of so many texels a side, it is told of each texel.
-_BLOCKS, _SQUARE = 1024, 512
+_BLOCKS, _SQUARE = 1024, 128
+
+#: Places in the width of a triangle at which frames are worked out, at least; and how many texels they may be
+#: apart.
+_PLACES, _APART = 8, 8
 
 #: How often the best turn is looked for, each time among the share of texels that the last one left closest.
 _ROUNDS, _CLOSEST = 3, 0.8
@@ -132,31 +136,62 @@ class BaseMesh:
         Returns:
             Frames (h, w).
         """
+        # Frames are smooth: some places in each triangle are enough, the same for every part of a map.
+        apart = pace * max(1, min(int(self._width(shape) / pace / _PLACES), _APART))
+        if apart == pace:
+            field, lies = self._told(shape, first, pace, size)
+        else:
+            rows, columns = (
+                (start + pace * np.arange(length)) / apart for start, length in zip(first, size, strict=True)
+            )
+            top, left = (int(axis[0]) - 2 for axis in (rows, columns))
+            coarse = int(rows[-1]) + 4 - top, int(columns[-1]) + 4 - left
+            field, lies = self._told(shape, (top * apart, left * apart), apart, coarse)
+            rows, columns = rows - top, columns - left
+            field = np.moveaxis(enlarge(field, rows, columns), 0, -1)
+            lies = lies[np.ix_(np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp))]
+        normals = unit(field[..., :3])
+        tangents = _square_to(normals, field[..., 3:6])
+        hands = np.where(field[..., 6:] < 0, np.float32(-1), np.float32(1))
+        return Frames(tangents, hands * np.cross(normals, tangents), normals, lies)
+
+    def _told(
+        self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
+    ) -> tuple[FloatArray, BoolArray]:
+        """Normals, tangents and hands at texels, of any length: float32 (h, w, 7), continued around the mesh.
+
+        See `frames`; and bool (h, w), where the mesh lies.
+        """
         texel, triangle, weights = self._seen(shape, first, pace, size)
         corners = self.triangles[triangle]
         layers = np.column_stack([self.normals, self.tangents, self.hands])
         told = np.zeros((size[0] * size[1], layers.shape[1]), np.float32)
         for i in range(3):
             told[texel] += weights[:, i : i + 1] * layers[corners[:, i]]
-        there = np.zeros(len(told), np.bool_)
-        there[texel] = True
-        lies = there.reshape(size)
-        field = spread(told.reshape(*size, -1), lies)
-        normals = unit(field[..., :3])
-        tangents = _square_to(normals, field[..., 3:6])
-        hands = np.where(field[..., 6:] < 0, np.float32(-1), np.float32(1))
-        return Frames(tangents, hands * np.cross(normals, tangents), normals, lies)
+        there = np.zeros(size, np.bool_)
+        there.reshape(-1)[texel] = True
+        return spread(told.reshape(*size, -1), there), there
 
     def covers(
-        self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
+        self,
+        shape: tuple[int, int],
+        first: tuple[float, float],
+        pace: int,
+        size: tuple[int, int],
+        wanted: BoolArray | None = None,
     ) -> BoolArray:
-        """Where the mesh lies at texels of a map: bool (h, w). See `frames`."""
+        """Where the mesh lies at texels of a map that are asked for: bool (h, w). See `frames`."""
         there = np.zeros(size, np.bool_)
-        there.reshape(-1)[self._seen(shape, first, pace, size)[0]] = True
+        there.reshape(-1)[self._seen(shape, first, pace, size, wanted)[0]] = True
         return there
 
     def _seen(
-        self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
+        self,
+        shape: tuple[int, int],
+        first: tuple[float, float],
+        pace: int,
+        size: tuple[int, int],
+        wanted: BoolArray | None = None,
     ) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
         """See `frames`, and for the answer `rasterize`."""
         across, down = self.places.astype(np.float64).T
@@ -164,7 +199,13 @@ class BaseMesh:
             [across * shape[1] - 0.5 - first[1], (1 - down) * shape[0] - 0.5 - first[0]], axis=1
         )
         places = (places / pace).astype(np.float32)
-        return rasterize(places, np.zeros(len(places), np.float32), self.triangles, size)
+        return rasterize(places, np.zeros(len(places), np.float32), self.triangles, size, wanted)
+
+    def _width(self, shape: tuple[int, int]) -> float:
+        """How wide triangles are in a map, in its texels, on average."""
+        (ax, ay), (bx, by), (cx, cy) = (self.places[self.triangles[:, i]].T for i in range(3))
+        area = np.abs((bx - ax) * (cy - ay) - (by - ay) * (cx - ax)).mean(dtype=np.float64)
+        return float(np.sqrt(area * shape[0] * shape[1]))
 
     def turned_to(
         self, normals: FloatArray, known: BoolArray, frames: Frames
@@ -218,12 +259,16 @@ def islands(meshes: Sequence[BaseMesh], mask: BoolArray) -> BoolArray | None:
         blocks |= mesh.covers(shape, (middle, middle), step, blocks.shape)
     there: BoolArray = blocks.repeat(step, 0).repeat(step, 1)[:height, :width]
     if step > 1:
-        for row, column in np.argwhere(grow(block_any(mask, _SQUARE), 2)):
-            top, left = int(row) * _SQUARE, int(column) * _SQUARE
-            square = there[top : top + _SQUARE, left : left + _SQUARE]
-            square[:] = False
+        near = grow(block_any(mask, _SQUARE), 2)
+        for row in np.flatnonzero(near.any(axis=1)):
+            columns = np.flatnonzero(near[row])
+            top, left = int(row) * _SQUARE, int(columns[0]) * _SQUARE
+            band = there[top : top + _SQUARE, left : (int(columns[-1]) + 1) * _SQUARE]
+            asked = near[row, columns[0] : columns[-1] + 1].repeat(_SQUARE)[None, : band.shape[1]]
+            wanted: BoolArray = asked.repeat(band.shape[0], 0)
+            band &= ~wanted
             for mesh in meshes:
-                square |= mesh.covers(shape, (top, left), 1, (square.shape[0], square.shape[1]))
+                band |= mesh.covers(shape, (top, left), 1, (band.shape[0], band.shape[1]), wanted)
     hidden, shown = np.count_nonzero(mask), np.count_nonzero(there)
     there |= mask
     both = hidden + shown - np.count_nonzero(there)
