@@ -281,8 +281,8 @@ def prepare(
     encoding = _encoding(found, choices, notices)
     worn: list[meshes.RawMesh] = []
     forms = encoding.space == "object"
-    told = encoding.space == "camera" or (valid is not None and not forms)
-    if choices.mesh and not told and material is not None and found is not None:
+    laid_out = encoding.space != "camera"
+    if choices.mesh and laid_out and material is not None and found is not None:
         worn = meshes.of_map(material, found.place, wearer, forms)
     return Repair(
         source=source.session_uid,

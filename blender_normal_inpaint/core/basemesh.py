@@ -78,6 +78,7 @@ class BaseMesh:
 
     Attributes:
         places: float32 (n, 2), u to the right and v up, 0 to 1 over the map.
+        points: float32 (n, 3), where they lie in space.
         normals: float32 (n, 3), unit.
         tangents: float32 (n, 3), unit, along u in the surface.
         hands: float32 (n,), 1 where u, v and the normal are right-handed, -1 where the layout is mirrored.
@@ -85,6 +86,7 @@ class BaseMesh:
     """
 
     places: FloatArray
+    points: FloatArray
     normals: FloatArray
     tangents: FloatArray
     hands: FloatArray
@@ -120,7 +122,9 @@ class BaseMesh:
         hands = _mean_directions(hand, triangles, chosen.size)[:, 0]
         triangles[mirrored] = triangles[mirrored, ::-1]
         places = np.ascontiguousarray(uv.reshape(-1, 2)[chosen], np.float32)
-        return cls(places, normals, tangents, np.where(hands < 0, -1, 1).astype(np.float32), triangles)
+        points = np.ascontiguousarray(vertices[flat[chosen]], np.float32)
+        hands = np.where(hands < 0, -1, 1).astype(np.float32)
+        return cls(places, points, normals, tangents, hands, triangles)
 
     def frames(
         self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
@@ -162,15 +166,31 @@ class BaseMesh:
 
         See `frames`; and bool (h, w), where the mesh lies.
         """
-        texel, triangle, weights = self._seen(shape, first, pace, size)
-        corners = self.triangles[triangle]
         layers = np.column_stack([self.normals, self.tangents, self.hands])
+        told, there = self.interpolated(layers, shape, first, pace, size)
+        return spread(told, there), there
+
+    def interpolated(
+        self,
+        layers: FloatArray,
+        shape: tuple[int, int],
+        first: tuple[float, float],
+        pace: int,
+        size: tuple[int, int],
+        wanted: BoolArray | None = None,
+    ) -> tuple[FloatArray, BoolArray]:
+        """Values of the points (n, k) at texels that are asked for: float32 (h, w, k), zero off the mesh.
+
+        See `frames`; and bool (h, w), where there are any.
+        """
+        texel, triangle, weights = self._seen(shape, first, pace, size, wanted)
+        corners = self.triangles[triangle]
         told = np.zeros((size[0] * size[1], layers.shape[1]), np.float32)
         for i in range(3):
             told[texel] += weights[:, i : i + 1] * layers[corners[:, i]]
         there = np.zeros(size, np.bool_)
         there.reshape(-1)[texel] = True
-        return spread(told.reshape(*size, -1), there), there
+        return told.reshape(*size, -1), there
 
     def covers(
         self,
@@ -236,7 +256,13 @@ class BaseMesh:
             cosine = np.einsum("ki,ki->k", own @ turn.T, wanted)
         off = float(np.degrees(np.arccos(np.clip(np.median(cosine), -1, 1))))
         hands = self.hands * np.float32(np.sign(np.linalg.det(turn)))
-        turned = replace(self, normals=self.normals @ turn.T, tangents=self.tangents @ turn.T, hands=hands)
+        turned = replace(
+            self,
+            points=self.points @ turn.T,
+            normals=self.normals @ turn.T,
+            tangents=self.tangents @ turn.T,
+            hands=hands,
+        )
         return turned, off
 
 
@@ -273,6 +299,18 @@ def islands(meshes: Sequence[BaseMesh], mask: BoolArray) -> BoolArray | None:
     there |= mask
     both = hidden + shown - np.count_nonzero(there)
     return there if 2 * both >= hidden and shown > both else None
+
+
+def lying_in(meshes: Sequence[BaseMesh], mask: BoolArray) -> BaseMesh:
+    """Of meshes the one, or the first, that covers most of a mask, bool (H, W)."""
+    if len(meshes) == 1:
+        return meshes[0]
+    shape = mask.shape[0], mask.shape[1]
+    step = -(-max(shape) // COMPARED)
+    hidden = block_any(mask, step)
+    middle = (step - 1) / 2
+    shown = (mesh.covers(shape, (middle, middle), step, hidden.shape, hidden) for mesh in meshes)
+    return meshes[int(np.argmax([np.count_nonzero(there) for there in shown]))]
 
 
 def most_alike(

@@ -10,11 +10,14 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import morphable, symmetry
+from .basemesh import BaseMesh
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .normals import unit
+from .opposites import opposites
 from .regions import MARGIN, Box, Region
 from .resample import block_any, cubic, enlarge, framed, sampled
 from .source import Source
@@ -36,6 +39,10 @@ _AROUND = 48
 #: Side of the blocks of which it is told whether they are near a hole; texels that are looked up at a time,
 #: which fit into the processor's cache and hold no other thread up.
 _BLOCK, _AT_A_TIME = 16, 1 << 15
+
+#: Side of the squares of a layout whose mirror image is looked up together; if that needs more texels than so
+#: many, it is scattered all over the map, and left.
+_TILE, _FARTHEST = 256, 1 << 22
 
 
 class OtherHalf(Protocol):
@@ -76,6 +83,11 @@ class LayoutHalf:
         if found is not None and found.unlikeness <= symmetry.ALIKE and abs(found.turn) <= symmetry.UPRIGHT:
             self._mirror = found.enlarged(step)
 
+    @property
+    def there(self) -> bool:
+        """Whether it is."""
+        return self._mirror is not None
+
     def of(self, box: Box) -> FloatArray | None:
         """See `OtherHalf`."""
         return self.coarse(box, 1)
@@ -99,6 +111,78 @@ class LayoutHalf:
         normals, hole, valid = source.averaged(there, step) if step > 1 else source.read(there.slices)
         origin, corner = (there.top, there.left), (context.top, context.left)
         return symmetry.mirrored(self._mirror, normals, valid & ~hole, origin, corner, shape, step)
+
+
+class MeshHalf:
+    """An `OtherHalf` of any UV layout, if the mesh that wears the map is symmetric."""
+
+    def __init__(self, source: Source, mesh: BaseMesh) -> None:
+        """Find out which places of a mesh are each other's mirror image.
+
+        Args:
+            source: the map, in tangent space.
+            mesh: that wears it.
+        """
+        self._source = source
+        self._pairs = opposites(mesh)
+
+    def of(self, box: Box) -> FloatArray | None:
+        """See `OtherHalf`."""
+        return self.coarse(box, 1)
+
+    def coarse(self, context: Box, step: int) -> FloatArray | None:
+        """See `OtherHalf`."""
+        pairs, source = self._pairs, self._source
+        if pairs is None:
+            return None
+        shape = source.hole.shape[0], source.hole.shape[1]
+        half = (step - 1) / 2
+        size = -(-context.height // step), -(-context.width // step)
+        near = _near(block_any(source.hole[context.slices], step))
+        layers = np.column_stack([pairs.places, pairs.turns, pairs.hands])
+        told, there = pairs.mesh.interpolated(
+            layers, shape, (context.top + half, context.left + half), step, size, near
+        )
+        result = np.zeros((*size, 3), np.float32)
+        for row in range(0, size[0], _TILE):
+            for column in range(0, size[1], _TILE):
+                tile = slice(row, row + _TILE), slice(column, column + _TILE)
+                seen = there[tile]
+                if seen.any():
+                    result[tile][seen] = self._shown(told[tile][seen], step)
+        return result if result.any() else None
+
+    def _shown(self, told: FloatArray, step: int) -> FloatArray:
+        """What blocks of the map show at mirror images (n, 5), see `Opposites`: (n, 3), unit or zero."""
+        source = self._source
+        height, width = source.hole.shape
+        down = (1 - told[:, 1].astype(np.float64)) * height - 0.5
+        across = told[:, 0].astype(np.float64) * width - 0.5
+        box = Box(
+            *_reached_blocks(down, step, height),
+            *_reached_blocks(across, step, width),
+        )
+        if box.height * box.width > _FARTHEST * step * step:
+            return np.zeros((len(told), 3), np.float32)
+        normals, hole, valid = source.averaged(box, step) if step > 1 else source.read(box.slices)
+        at = [
+            ((places - first - (step - 1) / 2) / step).astype(np.float32)
+            for places, first in ((down, box.top), (across, box.left))
+        ]
+        known = framed((valid & ~hole)[..., None].astype(np.float32))
+        x, y, z = cubic(normals, at[0], at[1]).T
+        along, up = told[:, 2], told[:, 3]
+        # The bitangent's mirror image is square to the tangent's.
+        vectors = np.stack([x * along + told[:, 4] * y * up, x * up - told[:, 4] * y * along, z], axis=-1)
+        length = np.sqrt(np.einsum("nc,nc->n", vectors, vectors))
+        good = (sampled(known, at[0], at[1])[:, 0] > 0.99) & (length > 0.1)
+        return np.asarray(vectors * (good / np.maximum(length, 0.1))[:, None], np.float32)
+
+
+def _reached_blocks(places: NDArray[np.floating], step: int, length: int) -> tuple[int, int]:
+    """The first texel of the blocks that places need, with their neighbours, and the one after the last."""
+    first, last = _reached(places / step, -(-length // step))
+    return first * step, min(length, last * step)
 
 
 def _blocks_between(edges: FloatArray, step: int, length: int) -> tuple[int, int]:
@@ -209,7 +293,7 @@ def _torn(places: FloatArray) -> BoolArray:
     return torn
 
 
-def _reached(places: FloatArray, length: int) -> tuple[int, int]:
+def _reached(places: NDArray[np.floating], length: int) -> tuple[int, int]:
     """The first texel that places need, with their neighbours, and the one after the last."""
     first = int(np.clip(np.floor(places.min()) - 2, 0, length - 1))
     return first, int(np.clip(np.ceil(places.max()) + 3, first + 1, length))

@@ -26,7 +26,7 @@ from .engine import (
 from .errors import Cancelled, InpaintError
 from .morphable import Head
 from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction
-from .otherhalf import HeadHalf, LayoutHalf, OtherHalf, around
+from .otherhalf import HeadHalf, LayoutHalf, MeshHalf, OtherHalf, around
 from .regions import Box, Region
 from .source import Source, strips
 
@@ -410,7 +410,7 @@ def inpaint(
         source = _on_mesh(source, meshes, notices)
     job = _Job(replace(source, hole=hole.copy()), constant_z)
     steps = planning.plan(hole, surface, source.space)
-    contexts = _Contexts(source, options)
+    contexts = _Contexts(source, meshes, options)
     total = sum(step.crop.height * step.crop.width for step in steps)
     hole_texels = int(np.count_nonzero(hole))
     done = 0
@@ -449,12 +449,16 @@ class _Contexts:
     story.
     """
 
-    def __init__(self, source: Source, options: Options) -> None:
+    def __init__(self, source: Source, meshes: Sequence[BaseMesh], options: Options) -> None:
         self._source = source
         self._seed = options.seed & 0x7FFFFFFF
         wanted = options.symmetry and options.detail
         self._by_head = wanted and source.space == "camera"
-        self._half: OtherHalf | None = LayoutHalf(source) if wanted and not self._by_head else None
+        self._half: OtherHalf | None = None
+        if wanted and not self._by_head:
+            self._half = layout = LayoutHalf(source)
+            if not layout.there and meshes and source.space == "tangent":
+                self._half = MeshHalf(source, source.mesh or basemesh.lying_in(meshes, source.hole))
         self._box: tuple[Box, int] | None = None
         self._last: tuple[FloatArray, BoolArray, BoolArray, FloatArray | None, Head | None] | None = None
 

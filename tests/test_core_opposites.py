@@ -1,0 +1,153 @@
+"""Which places of a mesh are each other's mirror image, and the other half of a map by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import FakeEngine
+from test_core_basemesh import grid, surface
+
+from blender_normal_inpaint.core import normals as coding
+from blender_normal_inpaint.core import pipeline
+from blender_normal_inpaint.core.basemesh import BaseMesh, lying_in
+from blender_normal_inpaint.core.fill import LocalFiller
+from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
+from blender_normal_inpaint.core.opposites import opposites
+from blender_normal_inpaint.core.pipeline import Options
+
+
+def uneven(u, v):
+    """A layout (..., 2) that is not its own mirror image."""
+    across = u + 0.12 * np.sin(np.pi * u) ** 2 * np.cos(np.pi * v)
+    return np.stack([0.05 + 0.9 * across, 0.05 + 0.9 * (v + 0.08 * u * np.sin(np.pi * v))], -1)
+
+
+def two_islands(u, v):
+    """A layout (..., 2) with the right half turned by a quarter, and mirrored, beside the left one."""
+    left = np.stack([0.05 + 0.8 * u, 0.05 + 0.9 * v], -1)
+    right = np.stack([0.5 + 0.45 * v, 0.05 + 0.8 * (u - 0.5)], -1)
+    return np.where((u > 0.5)[..., None], right, left)
+
+
+def dome(layout, cells=48, bend=0.0, at=surface):
+    """The dome of `test_core_basemesh` in a layout; `bend` moves the columns of its grid to one side."""
+    u, v, corners = grid(cells)
+    u = u + bend * np.sin(2 * np.pi * u) * np.sin(np.pi * u)
+    points = at(u, v) @ turned()
+    middle = u[corners].mean(axis=1, keepdims=True)
+    # A corner on the seam belongs to its triangle's island.
+    beside = np.where(np.abs(u[corners] - 0.5) < 1e-6, u[corners] + 1e-6 * np.sign(middle - 0.5), u[corners])
+    uv = layout(beside, v[corners]).astype(np.float32)
+    return BaseMesh.of((7 * points + [3, -2, 5]).astype(np.float32), corners, uv), u, v
+
+
+def turned():
+    turn, _ = np.linalg.qr(np.random.default_rng(8).normal(size=(3, 3)))
+    near = np.eye(3) + 0.15 * turn  # leaning a little, as scans do
+    return np.linalg.svd(near)[0] @ np.linalg.svd(near)[2]
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.04])
+def test_a_point_s_mirror_image_is_where_the_surface_has_it(bend: float) -> None:
+    mesh, _, _ = dome(uneven, bend=bend)
+    found = opposites(mesh)
+    assert found is not None and len(found.mesh.triangles) > 0.9 * len(mesh.triangles)
+    used = np.unique(found.mesh.triangles)
+    # Where a layout like this has the mirror image of each point:
+    u, v, corners = grid(48)
+    u = u + bend * np.sin(2 * np.pi * u) * np.sin(np.pi * u)
+    own = uneven(u, v)[corners].reshape(-1, 2)
+    image = uneven(1 - u, v)[corners].reshape(-1, 2)
+    number = np.array([np.argmin(np.abs(own - place).sum(axis=1)) for place in mesh.places[used]])
+    apart = np.linalg.norm(found.places[used] - image[number], axis=1)
+    assert np.median(apart) < (1e-4 if bend == 0 else 2e-3) and np.quantile(apart, 0.95) < 0.01
+    # The mirrored tangent goes against u, more or less, for the layout bends.
+    assert np.allclose(np.linalg.norm(found.turns, axis=1)[used], 1, atol=1e-4)
+    assert np.median(found.turns[used, 0]) < -0.9 and (found.hands[used] == 1).all()
+
+
+def test_islands_may_be_turned_and_mirrored() -> None:
+    mesh, _, _ = dome(two_islands)
+    assert set(np.unique(mesh.hands)) == {-1, 1}
+    found = opposites(mesh)
+    assert found is not None
+    used = np.unique(found.mesh.triangles)
+    left = used[(mesh.places[used, 0] < 0.42) & (mesh.places[used, 1] > 0.1)]
+    u, v = (mesh.places[left, 0] - 0.05) / 0.8, (mesh.places[left, 1] - 0.05) / 0.9
+    apart = np.linalg.norm(found.places[left] - two_islands(1 - u, v), axis=1)
+    assert np.quantile(apart, 0.95) < 1e-3
+    assert (found.hands[left] == -1).all()
+
+
+def test_what_is_not_symmetric_has_no_opposites() -> None:
+    def crooked(u, v):
+        return surface(u, v) * (1 + 0.8 * u + 0.5 * np.sin(4 * v + 2 * u))[..., None]
+
+    assert opposites(dome(uneven, at=crooked)[0]) is None
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(40, 3)).astype(np.float32)
+    corners = rng.permutation(39).reshape(-1, 3).astype(np.int32)
+    assert opposites(BaseMesh.of(points, corners, rng.random((13, 3, 2)).astype(np.float32))) is None
+    flat = np.zeros((3, 3), np.float32)
+    one = np.array([[0, 1, 2]], np.int32)
+    assert opposites(BaseMesh.of(flat, one, rng.random((1, 3, 2)).astype(np.float32))) is None
+
+
+def bumpy(u, v):
+    """The dome with skin of a kind, the same on both sides; of a grid's corners alone."""
+    side = round(np.sqrt(u.size))
+    field = np.random.default_rng(5).normal(size=(side, side))
+    for _ in range(3):
+        for axis in (0, 1):
+            field = field + np.roll(field, 1, axis) + np.roll(field, -1, axis)
+    field = field + field[:, ::-1]
+    field *= 0.2 / np.diff(field, axis=1).std() / side
+    return surface(u, v) * (1 + field.reshape(u.shape)[..., None])
+
+
+@pytest.mark.parametrize("layout", [uneven, two_islands])
+def test_the_other_half_s_detail_comes_over_in_any_layout(layout) -> None:
+    size = 320
+    mesh, _, _ = dome(layout)
+    fine, _, _ = dome(layout, 288, at=bumpy)
+    frames = mesh.frames((size, size), (0.0, 0.0), 1, (size, size))
+    shown = fine.frames((size, size), (0.0, 0.0), 1, (size, size))
+    valid = frames.there & shown.there
+    truth = unit(frames.local(shown.normals))
+    own = np.array([[0.3, 0.35], [0.3, 0.35]])
+    u, v, _ = grid(400)
+    there = layout(u, v)
+    inside = np.hypot(u - own[0, 0], v - own[0, 1]) < 0.11
+    hole = np.zeros((size, size), bool)
+    rows, columns = ((1 - there[inside, 1]) * size).astype(int), (there[inside, 0] * size).astype(int)
+    hole[rows, columns] = True
+    hole &= valid
+    assert 400 < hole.sum() < 8000
+    pixels = coding.encode(truth, Encoding(), np.uint16)
+    errors = []
+    asked: list[tuple[list[BaseMesh], bool]] = [([], True), ([mesh], True), ([mesh], False)]
+    for meshes, symmetry in asked:
+        result = pipeline.inpaint(
+            pixels,
+            hole,
+            LocalFiller(FakeEngine(tilt=0.02)),
+            valid=valid,
+            options=Options(symmetry=symmetry),
+            meshes=meshes,
+        )
+        assert result.pixels[~hole].tobytes() == pixels[~hole].tobytes()
+        errors.append(float(angular_error(coding.decode(result.pixels, Encoding()), truth)[hole].mean()))
+    assert errors[0] > 3 and errors[1] < 0.6 * errors[0], errors
+    assert errors[2] == errors[0]
+
+
+def test_of_several_meshes_the_one_in_the_hole_counts() -> None:
+    mesh, _, _ = dome(uneven)
+    right = mesh.places[mesh.triangles][:, :, 0].mean(axis=1) > 0.5
+    halves = [replace(mesh, triangles=mesh.triangles[part]) for part in (right, ~right)]
+    mask = np.zeros((700, 700), bool)
+    mask[300:400, 100:200] = True
+    assert lying_in(halves, mask) is halves[1] and lying_in(halves[::-1], mask) is halves[1]
+    assert lying_in(halves, mask[:, ::-1]) is halves[0] and lying_in(halves[1:], mask[:, ::-1]) is halves[1]
