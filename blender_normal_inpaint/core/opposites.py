@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .basemesh import BaseMesh
 from .engine import BoolArray, FloatArray
 from .raster import IntArray
+from .resample import rise
 
 #: Points that tell where the plane of symmetry lies; meshes with more than that in all are not looked at.
 _TRIED, _MOST = 600, 300_000
@@ -23,6 +24,10 @@ _ALIKE = 0.5
 
 #: An edge's mirror image in the layout is so many times as long at most, or the layout has a seam there.
 _TORN = 4.0
+
+#: How often what is told of points is spread to their neighbours; and how far apart, as a share of the mesh's
+#: size, a surface and its mirror image are that call for it a little, and altogether.
+_SPREAD, _UNEVEN = 24, (0.0002, 0.001)
 
 #: Triangles around a point at which its mirror image is looked for.
 _FANS = 8
@@ -79,13 +84,13 @@ def opposites(mesh: BaseMesh) -> Opposites | None:
     tangents = mirrored(there(mesh.tangents))
     bitangents = mesh.hands[:, None] * np.cross(mesh.normals, mesh.tangents)
     turns = np.stack([np.einsum("nc,nc->n", tangents, axis) for axis in (mesh.tangents, bitangents)], axis=-1)
-    turns /= np.maximum(np.linalg.norm(turns, axis=1, keepdims=True), 1e-6)
     places = there(mesh.places)
     kept = found[mesh.triangles].all(axis=1) & ~_torn(mesh, places)
     if not kept.any():
         return None
-    hands = mesh.hands * mesh.hands[partner]
-    return Opposites(replace(mesh, triangles=mesh.triangles[kept]), places, turns.astype(np.float32), hands)
+    mesh = replace(mesh, triangles=mesh.triangles[kept])
+    places, turns = _evened(mesh, places, turns, apart / size)
+    return Opposites(mesh, places, turns, mesh.hands * mesh.hands[partner])
 
 
 def _settled(
@@ -204,6 +209,38 @@ def _on_surface(
         least[some[better]] = square[better]
         corners[some[better]], weights[some[better]] = triangle[better], share[better].astype(np.float32)
     return corners, weights
+
+
+def _evened(
+    mesh: BaseMesh, places: FloatArray, turns: FloatArray, apart: NDArray[np.float64]
+) -> tuple[FloatArray, FloatArray]:
+    """Places and turns (n, 2) evened over neighbours in triangles, the more so the farther apart (n,).
+
+    A face is not quite symmetric, and where it bends the nearest place on the surface jumps to and fro: skin
+    looked up there came out in stripes. Each point gets what the affine map of the layout says that fits what
+    is around (moving least squares: D. Levin, "The approximation power of moving least-squares", 1998); the
+    moments of points are spread from neighbour to neighbour.
+    """
+    corners = mesh.triangles
+    ends = np.concatenate([corners[:, [i, j]] for i in range(3) for j in range(3) if i != j])
+    ends = ends[np.argsort(ends[:, 0], kind="stable")]
+    used, first = np.unique(ends[:, 0], return_index=True)
+    count = np.diff(np.append(first, len(ends)))[:, None]
+    terms = np.column_stack([np.ones(len(places)), mesh.places.astype(np.float64)])
+    products = terms[:, :, None] * np.column_stack([terms, places])[:, None, :]
+    moments = np.column_stack([products.reshape(len(places), -1), turns, apart])
+    for _ in range(_SPREAD):
+        around = np.add.reduceat(moments[ends[:, 1]], first) / count
+        moments[used] = (moments[used] + around) / 2
+    matrix = moments[:, :15].reshape(-1, 3, 5)
+    # Where points lie in a line, or alone, they stay.
+    fits = np.linalg.det(matrix[:, :, :3]) > 1e-14
+    affine = np.linalg.solve(matrix[fits, :, :3], matrix[fits, :, 3:])
+    share = rise(moments[fits, 17:].astype(np.float32), *_UNEVEN)
+    evened = places.copy()
+    evened[fits] += share * (np.einsum("nk,nkc->nc", terms[fits], affine) - evened[fits]).astype(np.float32)
+    turned = moments[:, 15:17].astype(np.float32)
+    return evened, turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-6)
 
 
 def _torn(mesh: BaseMesh, places: FloatArray) -> BoolArray:
