@@ -306,6 +306,20 @@ def test_a_mesh_that_lies_elsewhere_tells_nothing() -> None:
     assert islands([base], disc(96, 96, 86, 10, 3)) is not None
 
 
+def test_a_mesh_whose_faces_have_the_whole_map_each_has_no_layout() -> None:
+    size = 64
+    truth, _ = true_normals(size)
+    vertices, corners, uv = mesh()
+    every = np.broadcast_to(np.array([[0, 0], [1, 0], [1, 1]], np.float32), uv.shape)
+    base = BaseMesh.of(vertices, corners, every.copy())
+    assert not base.laid_out and BaseMesh.of(vertices, corners, uv).laid_out
+    hole = disc(size, size, 30, 30, 6)
+    for encoding in (Encoding(), Encoding("object")):
+        pixels = coding.encode(truth, encoding, np.uint8)
+        plain = repaired(pixels, hole, None, encoding)
+        assert repaired(pixels, hole, None, encoding, base).pixels.tobytes() == plain.pixels.tobytes()
+
+
 def test_flat_gaps_between_islands_are_no_skin() -> None:
     size = 128
     rows = np.mgrid[:size, :size][0]

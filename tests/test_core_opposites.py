@@ -143,6 +143,24 @@ def test_the_other_half_s_detail_comes_over_in_any_layout(layout) -> None:
     assert errors[2] == errors[0]
 
 
+def test_halves_that_are_not_alike_tell_nothing_of_each_other() -> None:
+    size = 192
+    mesh, _, _ = dome(uneven)
+    frames = mesh.frames((size, size), (0.0, 0.0), 1, (size, size))
+    rng = np.random.default_rng(3)
+    slopes = rng.normal(0, 0.2, (size, size, 2))
+    truth = unit(np.concatenate([slopes, np.ones((size, size, 1))], -1).astype(np.float32))
+    hole = np.zeros((size, size), bool)
+    hole[80:110, 40:70] = True
+    pixels = coding.encode(truth, Encoding(), np.uint8)
+    filler = LocalFiller(FakeEngine())
+    with_it, without = (
+        pipeline.inpaint(pixels, hole, filler, valid=frames.there, meshes=meshes).pixels
+        for meshes in ([mesh], [])
+    )
+    assert with_it.tobytes() == without.tobytes()
+
+
 def test_of_several_meshes_the_one_in_the_hole_counts() -> None:
     mesh, _, _ = dome(uneven)
     right = mesh.places[mesh.triangles][:, :, 0].mean(axis=1) > 0.5

@@ -71,8 +71,8 @@ def inpaint(
         grow: Texels by which the mask is widened.
         detail: Whether fine detail is continued into the hole.
         symmetry: Whether the face's other half may tell what lies in it.
-        mesh: Whether the mesh that wears the map may tell where it shows skin and, in object space, what lies
-            there.
+        mesh: Whether the mesh that wears the map may tell where it shows skin and where its other half is
+            and, in object space, show what is hidden.
         seed: Another number gives other detail.
         progress: Told how far it is, 0..1, and what it does.
 

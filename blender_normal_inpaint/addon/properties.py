@@ -81,8 +81,8 @@ class NORMALINPAINT_settings(bpy.types.PropertyGroup):
     )
     mesh: bpy.props.BoolProperty(
         name="Mesh",
-        description="Let the mesh that wears the map tell where it shows skin and, in object space, show "
-        "what is hidden. Turn it off if the map was made for another mesh or UV map",
+        description="Let the mesh that wears the map tell where it shows skin and where its other half is "
+        "and, in object space, show what is hidden. Turn it off if the map is of another mesh or UV map",
         default=True,
     )
     seed: bpy.props.IntProperty(name="Seed", description="Another number gives other fine detail", min=0)

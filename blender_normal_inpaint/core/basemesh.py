@@ -6,7 +6,8 @@ hole hides of the head, and pores and creases are continued as they lie on it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +37,10 @@ _BLOCKS, _SQUARE = 1024, 128
 #: Places in the width of a triangle at which frames are worked out, at least; and how many texels they may be
 #: apart.
 _PLACES, _APART = 8, 8
+
+#: How many times over the rectangles around triangles may cover a map: of most layouts they do so twice. And
+#: texels that are looked at together, for the memory that they take.
+_MANY, _AT_A_TIME = 6.0, 1 << 19
 
 #: How often the best turn is looked for, each time among the share of texels that the last one left closest.
 _ROUNDS, _CLOSEST = 3, 0.8
@@ -183,13 +188,13 @@ class BaseMesh:
 
         See `frames`; and bool (h, w), where there are any.
         """
-        texel, triangle, weights = self._seen(shape, first, pace, size, wanted)
-        corners = self.triangles[triangle]
         told = np.zeros((size[0] * size[1], layers.shape[1]), np.float32)
-        for i in range(3):
-            told[texel] += weights[:, i : i + 1] * layers[corners[:, i]]
         there = np.zeros(size, np.bool_)
-        there.reshape(-1)[texel] = True
+        for texel, triangle, weights in self._seen(shape, first, pace, size, wanted):
+            corners = self.triangles[triangle]
+            for i in range(3):
+                told[texel] += weights[:, i : i + 1] * layers[corners[:, i]]
+            there.reshape(-1)[texel] = True
         return told.reshape(*size, -1), there
 
     def covers(
@@ -202,7 +207,8 @@ class BaseMesh:
     ) -> BoolArray:
         """Where the mesh lies at texels of a map that are asked for: bool (h, w). See `frames`."""
         there = np.zeros(size, np.bool_)
-        there.reshape(-1)[self._seen(shape, first, pace, size, wanted)[0]] = True
+        for texel, _, _ in self._seen(shape, first, pace, size, wanted):
+            there.reshape(-1)[texel] = True
         return there
 
     def _seen(
@@ -212,14 +218,30 @@ class BaseMesh:
         pace: int,
         size: tuple[int, int],
         wanted: BoolArray | None = None,
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
-        """See `frames`, and for the answer `rasterize`."""
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]]:
+        """See `frames`, and for the answer `rasterize`: of some rows at a time, which bounds its memory."""
         across, down = self.places.astype(np.float64).T
         places = np.stack(
             [across * shape[1] - 0.5 - first[1], (1 - down) * shape[0] - 0.5 - first[0]], axis=1
         )
         places = (places / pace).astype(np.float32)
-        return rasterize(places, np.zeros(len(places), np.float32), self.triangles, size, wanted)
+        flat = np.zeros(len(places), np.float32)
+        depth = max(1, _AT_A_TIME // size[1])
+        for top in range(0, size[0], depth):
+            rows = slice(top, min(size[0], top + depth))
+            asked = wanted[rows] if wanted is not None else None
+            texel, triangle, weights = rasterize(
+                places, flat, self.triangles, (rows.stop - top, size[1]), asked
+            )
+            yield texel + top * size[1], triangle, weights
+            places[:, 1] -= depth
+
+    @functools.cached_property
+    def laid_out(self) -> bool:
+        """Whether it has a layout: new faces of a mesh often have the whole map each."""
+        corners = self.places[self.triangles]
+        extent = corners.max(axis=1) - corners.min(axis=1)
+        return float((extent[:, 0] * extent[:, 1]).sum(dtype=np.float64)) <= _MANY
 
     def _width(self, shape: tuple[int, int]) -> float:
         """How wide triangles are in a map, in its texels, on average."""

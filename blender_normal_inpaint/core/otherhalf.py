@@ -44,6 +44,10 @@ _BLOCK, _AT_A_TIME = 16, 1 << 15
 #: many, it is scattered all over the map, and left.
 _TILE, _FARTHEST = 256, 1 << 22
 
+#: Blocks along a layout's longer side by which it is told whether its halves are alike, and how many must be
+#: known of both. Seen: heads in skin 0.4 to 0.8, skin alone 1.4 to 2.1; single texels of heads 0.6 to 1.
+_OVERVIEW, _FEWEST = 64, 64
+
 
 class OtherHalf(Protocol):
     """Where what the map's other half shows is looked up."""
@@ -114,7 +118,7 @@ class LayoutHalf:
 
 
 class MeshHalf:
-    """An `OtherHalf` of any UV layout, if the mesh that wears the map is symmetric."""
+    """An `OtherHalf` of any UV layout, if the mesh that wears the map is symmetric, and its halves alike."""
 
     def __init__(self, source: Source, mesh: BaseMesh) -> None:
         """Find out which places of a mesh are each other's mirror image.
@@ -125,6 +129,8 @@ class MeshHalf:
         """
         self._source = source
         self._pairs = opposites(mesh)
+        if self._pairs is not None and not self._alike():
+            self._pairs = None
 
     def of(self, box: Box) -> FloatArray | None:
         """See `OtherHalf`."""
@@ -132,13 +138,30 @@ class MeshHalf:
 
     def coarse(self, context: Box, step: int) -> FloatArray | None:
         """See `OtherHalf`."""
-        pairs, source = self._pairs, self._source
-        if pairs is None:
+        if self._pairs is None:
             return None
+        result = self._twin(context, step, _near(block_any(self._source.hole[context.slices], step)))
+        return result if result.any() else None
+
+    def _alike(self) -> bool:
+        """Whether both halves of the map are as alike as those of a face are, see `symmetry.ALIKE`."""
+        height, width = self._source.hole.shape
+        step = -(-max(height, width) // _OVERVIEW)
+        whole = Box(0, height, 0, width)
+        here, hole, valid = self._source.averaged(whole, step)
+        there = self._twin(whole, step)
+        both = valid & ~hole & there.any(axis=-1)
+        here, there = here[both], there[both]
+        apart, spread = ((field**2).sum() for field in (here - there, here - here.mean(axis=0)))
+        return bool(both.sum() >= _FEWEST and apart <= symmetry.ALIKE * spread)
+
+    def _twin(self, context: Box, step: int, near: BoolArray | None = None) -> FloatArray:
+        """What the other half shows of a context, of near texels alone: float32 (h, w, 3), unit or zero."""
+        pairs, source = self._pairs, self._source
+        assert pairs is not None
         shape = source.hole.shape[0], source.hole.shape[1]
         half = (step - 1) / 2
         size = -(-context.height // step), -(-context.width // step)
-        near = _near(block_any(source.hole[context.slices], step))
         layers = np.column_stack([pairs.places, pairs.turns, pairs.hands])
         told, there = pairs.mesh.interpolated(
             layers, shape, (context.top + half, context.left + half), step, size, near
@@ -150,7 +173,7 @@ class MeshHalf:
                 seen = there[tile]
                 if seen.any():
                     result[tile][seen] = self._shown(told[tile][seen], step)
-        return result if result.any() else None
+        return result
 
     def _shown(self, told: FloatArray, step: int) -> FloatArray:
         """What blocks of the map show at mirror images (n, 5), see `Opposites`: (n, 3), unit or zero."""

@@ -396,6 +396,7 @@ def inpaint(
         valid = fit_mask(_as_mask(valid, "valid mask"), height, width, "valid mask")
     if options.dilate > 0 and mask.any():
         mask = dilate(mask, options.dilate)
+    meshes = [mesh for mesh in meshes if mesh.laid_out]
     islands = None
     if valid is None and meshes and encoding.space != "camera":
         islands = basemesh.islands(meshes, mask)
