@@ -151,9 +151,11 @@ class MeshHalf:
         here, hole, valid = self._source.averaged(whole, step)
         there = self._twin(whole, step)
         both = valid & ~hole & there.any(axis=-1)
+        if np.count_nonzero(both) < _FEWEST:
+            return False
         here, there = here[both], there[both]
         apart, spread = ((field**2).sum() for field in (here - there, here - here.mean(axis=0)))
-        return bool(both.sum() >= _FEWEST and apart <= symmetry.ALIKE * spread)
+        return bool(apart <= symmetry.ALIKE * spread)
 
     def _twin(self, context: Box, step: int, near: BoolArray | None = None) -> FloatArray:
         """What the other half shows of a context, of near texels alone: float32 (h, w, 3), unit or zero."""
