@@ -202,6 +202,20 @@ def test_object_cases_lie_on_a_mesh_without_their_finer_forms() -> None:
         assert 0.5 < angles(bare.truth, worn.truth)[bare.valid].mean() < 6
 
 
+def test_layouts_that_are_not_symmetric_hide_an_eye_and_a_side() -> None:
+    cases = evaluate.layout_cases(_Domes(), "ict", 1, 96, 1)
+    assert {case.family for case in cases} >= {"bent, side", "islands, side"}
+    for case in cases:
+        assert case.space == "tangent" and case.mesh is not None and not (case.hole & ~case.valid).any()
+        assert np.allclose(np.linalg.norm(case.truth[case.valid], axis=-1), 1, atol=1e-4)
+        shown = case.mesh.covers((96, 96), (0.0, 0.0), 1, (96, 96))
+        assert (shown == case.valid).mean() > 0.99
+        mirrored = case.valid[:, ::-1]
+        assert (case.valid != mirrored).mean() > 0.01
+    again = evaluate.layout_cases(_Domes(), "ict", 1, 96, 1)
+    assert all(np.array_equal(a.truth, b.truth) for a, b in zip(cases, again, strict=True))
+
+
 def test_smoothing_is_towards_the_neighbours() -> None:
     triangles = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1]], np.int32)
     vertices = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [5, 5, 5]], np.float32)

@@ -123,6 +123,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         evaluate,
         head_cases,
         judge_accuracy,
+        layout_cases,
         markdown,
         mesh_cases,
         object_cases,
@@ -155,30 +156,31 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             cases["camera"] += head_cases(model.head, name, count, size, seed, arguments.skin, arguments.free)
         if "object" in arguments.spaces:
             cases["object"] += object_cases(model, name, count, size, seed, arguments.skin, arguments.free)
+        if arguments.layouts:
+            cases.setdefault("layouts", []).extend(layout_cases(model, name, count, size, seed))
     if models and "tangent" in arguments.spaces:
         cases["tangent"] += tangent_cases(next(iter(models.values())).layout(size), count, size, seed)
     tables = {}
     for space, some in cases.items():
         methods = {"ours": ours(arguments.card, detail=False, engine=arguments.engine)}
         # Detail is what tangent-space maps are about; elsewhere it is measured on request.
-        if arguments.detail or space == "tangent":
+        detail = arguments.detail or space in ("tangent", "layouts")
+        if detail:
             methods["ours, with detail"] = ours(arguments.card, engine=arguments.engine)
         if any(case.mesh is not None for case in some):
-            detail = arguments.detail
             methods["ours, with the mesh"] = ours(
                 arguments.card, detail=detail, mesh=True, engine=arguments.engine
             )
         for path in arguments.beside:
             card = load_card(path)
-            if space in card.spaces:
+            if some[0].space in card.spaces:
                 label = f"{card.name} {card.version}"
                 methods[label] = ours(path, detail=False, engine=arguments.engine)
         if not arguments.no_baselines:
             methods |= {name: classic(fill) for name, fill in available(_print).items()}
-        _print(f"{space} space, {len(some)} damaged maps")
-        tables[f"{space.capitalize()} space"] = evaluate(
-            some, methods, arguments.out / "sheets" / space, _print
-        )
+        heading = "Layouts that are not symmetric" if space == "layouts" else f"{space.capitalize()} space"
+        _print(f"{heading}, {len(some)} damaged maps")
+        tables[heading] = evaluate(some, methods, arguments.out / "sheets" / space, _print)
     report = write_report(tables, arguments.out, f"{size} px, {count} held-out maps a source, seed {seed}")
     for heading, table in tables.items():
         print(f"{heading}\n\n{markdown(table, 'mean')}")
@@ -349,6 +351,9 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         help="strength, in centimetres, of smooth changes of no anatomy to heads, say 0.1",
+    )
+    judge.add_argument(
+        "--layouts", action="store_true", help="tangent space in UV layouts that are not symmetric, too"
     )
     judge.add_argument("--run", type=Path, help="a run whose discriminator is measured, too")
     judge.add_argument("--detail", action="store_true", help="measure with detail in every space")

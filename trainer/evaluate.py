@@ -23,6 +23,7 @@ from . import checkpoint, sheets
 from .baselines import Fill
 from .config import Config
 from .discriminator import accuracy, build_discriminator
+from .layouts import LAYOUTS, hidden
 from .masks import blob_outline, fill_polygon, lines, scatter, strands
 from .metrics import mean_of, measure
 from .morphable import changed
@@ -49,6 +50,9 @@ SKIN, SKIN_WIDTH = 512, 8.0
 
 #: How often the meshes that object-space maps lie on are smoothed: creases go, eyes and lips stay.
 SMOOTHED = 2
+
+#: Likewise where all but the coarsest forms are to be the map's, and the slopes of the skin on it.
+FORMLESS, LAYOUT_SKIN = 20, 0.05
 
 
 @dataclass(frozen=True)
@@ -319,14 +323,51 @@ def object_cases(
         truth, valid = table.gather(_freed(head, rng, free).normals, corners)
         if skin > 0:
             frames = mesh.frames((size, size), (0.0, 0.0), 1, (size, size))
-            right, up = skin_slopes(rng, size, max(1.0, size / 512))
-            scale = skin / float(np.hypot(right, up).std())
-            local = frames.local(truth)
-            z = np.maximum(local[..., 2], 0.1)
-            worn = slopes_to_normals(scale * right - local[..., 0] / z, scale * up - local[..., 1] / z)
+            worn = _in_skin(frames.local(truth), rng, skin)
             truth[valid] = frames.of_local(worn[valid], np.nonzero(valid))
         cases += masked(f"{source} {person}", "object", truth, valid, (seed, 79, person), mesh=mesh)
     return cases
+
+
+def layout_cases(model: WornModel, source: str, count: int, size: int, seed: int) -> list[Case]:
+    """What smooth meshes lack of held-out heads in skin, in tangent space and layouts that are not symmetric.
+
+    Args:
+        model: draws the heads.
+        source: its name.
+        count: how many heads, each in every layout of `LAYOUTS`.
+        size: side of each map.
+        seed: of the set.
+    """
+    corners, uv = model.worn()
+    cases = []
+    for layout, change in LAYOUTS.items():
+        moved = change(uv)
+        table = UvTable.build(
+            moved.reshape(-1, 2), np.arange(uv.size // 2, dtype=np.int32).reshape(-1, 3), size
+        )
+        for person in range(count):
+            rng = person_rng(f"{source}_uv", "test", FIRST_PERSON + person, seed)
+            head = model.head(rng)
+            mesh = BaseMesh.of(smoothed(head.vertices, head.triangles, FORMLESS), corners, moved)
+            normals, valid = table.gather(head.normals, corners)
+            whole = (size, size), (0.0, 0.0), 1, (size, size)
+            truth = _in_skin(mesh.frames(*whole).local(normals), rng, LAYOUT_SKIN)
+            truth[~valid] = 0
+            places, _ = mesh.interpolated(mesh.points, *whole)
+            for name, hole in hidden(head, places).items():
+                family = f"{layout}, {name}"
+                cases.append(Case(f"{source} {person}", family, "tangent", truth, valid, hole & valid, mesh))
+    return [case for case in cases if case.hole.any()]
+
+
+def _in_skin(local: F32, rng: np.random.Generator, skin: float) -> F32:
+    """Tangent-space normals (s, s, 3) with procedural skin of such slopes on them."""
+    size = local.shape[0]
+    right, up = skin_slopes(rng, size, max(1.0, size / 512))
+    scale = skin / float(np.hypot(right, up).std())
+    z = np.maximum(local[..., 2], 0.1)
+    return slopes_to_normals(scale * right - local[..., 0] / z, scale * up - local[..., 1] / z)
 
 
 def smoothed(vertices: F32, triangles: I32, times: int) -> F32:
