@@ -7,13 +7,14 @@ are each other's mirror image (`core.morphable`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import morphable, symmetry
-from .basemesh import BaseMesh
+from .basemesh import BaseMesh, lying_in
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .normals import unit
@@ -48,6 +49,10 @@ _TILE, _FARTHEST = 256, 1 << 22
 #: known of both. Seen: heads in skin 0.4 to 0.8, skin alone 1.4 to 2.1; single texels of heads 0.6 to 1.
 _OVERVIEW, _FEWEST = 64, 64
 
+#: A layout whose halves are as alike as that is symmetric; of others a mesh tells more if by it they are so
+#: much more alike.
+_PLAIN, _BETTER = 0.6, 0.8
+
 
 class OtherHalf(Protocol):
     """Where what the map's other half shows is looked up."""
@@ -73,24 +78,59 @@ def around(half: OtherHalf, source: Source, region: Region) -> FloatArray | None
     return result
 
 
+def of_layout(source: Source, meshes: Sequence[BaseMesh]) -> OtherHalf:
+    """The other half of a map in a UV layout: by the layout if it is symmetric, else by a mesh that wears it.
+
+    Args:
+        source: the map.
+        meshes: that wear it, if they are known.
+    """
+    layout = LayoutHalf(source)
+    if not meshes or source.space != "tangent" or layout.unlikeness <= _PLAIN:
+        return layout
+    mesh = MeshHalf(source, source.mesh or lying_in(meshes, source.hole))
+    # In a symmetric layout texels fall on texels, which no mesh tells as well; a bent one's axis is chance.
+    if mesh.unlikeness <= min(symmetry.ALIKE, _BETTER * _unlikeness(source, layout.coarse)):
+        return mesh
+    return layout
+
+
+def _unlikeness(source: Source, coarse: Callable[[Box, int], FloatArray | None]) -> float:
+    """How unlike a map's halves are as a whole, see `symmetry.find`: infinite where too little is known."""
+    height, width = source.hole.shape
+    step = -(-max(height, width) // _OVERVIEW)
+    whole = Box(0, height, 0, width)
+    here, hole, valid = source.averaged(whole, step)
+    there = coarse(whole, step)
+    if there is None:
+        return np.inf
+    both = valid & ~hole & there.any(axis=-1)
+    if np.count_nonzero(both) < _FEWEST:
+        return np.inf
+    here, there = here[both], there[both]
+    apart, spread = (float((field**2).sum()) for field in (here - there, here - here.mean(axis=0)))
+    return apart / max(spread, 1e-9)
+
+
 class LayoutHalf:
-    """An `OtherHalf` of a UV layout, if it is laid out symmetrically."""
+    """An `OtherHalf` of a UV layout, if it is laid out symmetrically.
+
+    Attributes:
+        unlikeness: of its halves, see `symmetry.find`; infinite if it is not.
+    """
 
     def __init__(self, source: Source) -> None:
         """Find out how the map lies over its mirror image."""
         self._source = source
         self._mirror: symmetry.Mirror | None = None
+        self.unlikeness = np.inf
         # Told by single texels.
         step = -(-max(source.hole.shape) // _LAYOUT)
         texels = slice(step // 2, None, step)
         found = symmetry.find(*source.read((texels, texels)), source.space)
         if found is not None and found.unlikeness <= symmetry.ALIKE and abs(found.turn) <= symmetry.UPRIGHT:
             self._mirror = found.enlarged(step)
-
-    @property
-    def there(self) -> bool:
-        """Whether it is."""
-        return self._mirror is not None
+            self.unlikeness = found.unlikeness
 
     def of(self, box: Box) -> FloatArray | None:
         """See `OtherHalf`."""
@@ -118,7 +158,11 @@ class LayoutHalf:
 
 
 class MeshHalf:
-    """An `OtherHalf` of any UV layout, if the mesh that wears the map is symmetric, and its halves alike."""
+    """An `OtherHalf` of any UV layout, if the mesh that wears the map is symmetric.
+
+    Attributes:
+        unlikeness: of the map's halves; infinite if it is not.
+    """
 
     def __init__(self, source: Source, mesh: BaseMesh) -> None:
         """Find out which places of a mesh are each other's mirror image.
@@ -129,8 +173,7 @@ class MeshHalf:
         """
         self._source = source
         self._pairs = opposites(mesh)
-        if self._pairs is not None and not self._alike():
-            self._pairs = None
+        self.unlikeness = _unlikeness(source, self._twin)
 
     def of(self, box: Box) -> FloatArray | None:
         """See `OtherHalf`."""
@@ -138,29 +181,13 @@ class MeshHalf:
 
     def coarse(self, context: Box, step: int) -> FloatArray | None:
         """See `OtherHalf`."""
-        if self._pairs is None:
-            return None
-        result = self._twin(context, step, _near(block_any(self._source.hole[context.slices], step)))
-        return result if result.any() else None
+        return self._twin(context, step, _near(block_any(self._source.hole[context.slices], step)))
 
-    def _alike(self) -> bool:
-        """Whether both halves of the map are as alike as those of a face are, see `symmetry.ALIKE`."""
-        height, width = self._source.hole.shape
-        step = -(-max(height, width) // _OVERVIEW)
-        whole = Box(0, height, 0, width)
-        here, hole, valid = self._source.averaged(whole, step)
-        there = self._twin(whole, step)
-        both = valid & ~hole & there.any(axis=-1)
-        if np.count_nonzero(both) < _FEWEST:
-            return False
-        here, there = here[both], there[both]
-        apart, spread = ((field**2).sum() for field in (here - there, here - here.mean(axis=0)))
-        return bool(apart <= symmetry.ALIKE * spread)
-
-    def _twin(self, context: Box, step: int, near: BoolArray | None = None) -> FloatArray:
-        """What the other half shows of a context, of near texels alone: float32 (h, w, 3), unit or zero."""
+    def _twin(self, context: Box, step: int, near: BoolArray | None = None) -> FloatArray | None:
+        """See `OtherHalf.coarse`; of near texels alone."""
         pairs, source = self._pairs, self._source
-        assert pairs is not None
+        if pairs is None:
+            return None
         shape = source.hole.shape[0], source.hole.shape[1]
         half = (step - 1) / 2
         size = -(-context.height // step), -(-context.width // step)
@@ -175,7 +202,7 @@ class MeshHalf:
                 seen = there[tile]
                 if seen.any():
                     result[tile][seen] = self._shown(told[tile][seen], step)
-        return result
+        return result if result.any() else None
 
     def _shown(self, told: FloatArray, step: int) -> FloatArray:
         """What blocks of the map show at mirror images (n, 5), see `Opposites`: (n, 3), unit or zero."""

@@ -26,7 +26,7 @@ from .engine import (
 from .errors import Cancelled, InpaintError
 from .morphable import Head
 from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction
-from .otherhalf import HeadHalf, LayoutHalf, MeshHalf, OtherHalf, around
+from .otherhalf import HeadHalf, OtherHalf, around, of_layout
 from .regions import Box, Region
 from .source import Source, strips
 
@@ -455,11 +455,8 @@ class _Contexts:
         self._seed = options.seed & 0x7FFFFFFF
         wanted = options.symmetry and options.detail
         self._by_head = wanted and source.space == "camera"
-        self._half: OtherHalf | None = None
-        if wanted and not self._by_head:
-            self._half = layout = LayoutHalf(source)
-            if not layout.there and meshes and source.space == "tangent":
-                self._half = MeshHalf(source, source.mesh or basemesh.lying_in(meshes, source.hole))
+        by_layout = wanted and not self._by_head
+        self._half: OtherHalf | None = of_layout(source, meshes) if by_layout else None
         self._box: tuple[Box, int] | None = None
         self._last: tuple[FloatArray, BoolArray, BoolArray, FloatArray | None, Head | None] | None = None
 
