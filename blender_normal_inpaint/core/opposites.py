@@ -15,6 +15,9 @@ from .resample import rise
 #: Points that tell where the plane of symmetry lies; meshes with more than that in all are not looked at.
 _TRIED, _MOST = 600, 300_000
 
+#: Steps in which it settles.
+_SETTLING = 5
+
 #: How far from the mesh, as a share of its size, mirror images of points may lie: on average, or it is not
 #: symmetric, and of each, or it has no opposite. No face is quite symmetric.
 _EVEN, _NEAR = 0.01, 0.03
@@ -60,8 +63,9 @@ def opposites(mesh: BaseMesh) -> Opposites | None:
     nearest = _Nearest(points, _NEAR * size)
     tried = points[:: -(-len(points) // _TRIED)]
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    planes = [_settled(nearest, tried, axis, float(axis @ middle)) for axis in np.eye(3)]
-    normal, along, off = min(planes, key=lambda plane: plane[2])
+    starts = [_settled(nearest, tried, axis, float(axis @ middle), 1) for axis in np.eye(3)]
+    normal, along, _ = min(starts, key=lambda plane: plane[2])
+    normal, along, off = _settled(nearest, tried, normal, along, _SETTLING)
     if off > _EVEN * size:
         return None
     images = points - 2 * (points @ normal - along)[:, None] * normal
@@ -94,14 +98,14 @@ def opposites(mesh: BaseMesh) -> Opposites | None:
 
 
 def _settled(
-    nearest: _Nearest, tried: NDArray[np.float64], normal: NDArray[np.float64], along: float
+    nearest: _Nearest, tried: NDArray[np.float64], normal: NDArray[np.float64], along: float, steps: int
 ) -> tuple[NDArray[np.float64], float, float]:
-    """A plane of symmetry moved to where it fits best: its normal, its place along it, how far off it is.
+    """A plane of symmetry moved to where it fits best: its normal, its place along it, how far off it was.
 
     It stands half way between points that are each other's image, and square to what parts them.
     """
     off = np.inf
-    for _ in range(6):
+    for _ in range(steps):
         images = tried - 2 * (tried @ normal - along)[:, None] * normal
         partner, distance = nearest.to(images)
         off = float(np.mean(np.minimum(distance, nearest.reach)))
