@@ -66,7 +66,7 @@ class Case:
         truth: (s, s, 3) unit normals, zero off the surface.
         valid: (s, s) surface.
         hole: (s, s) what is hidden.
-        mesh: that an object-space map lies on.
+        mesh: that the map lies on, if it is known.
     """
 
     name: str
@@ -314,7 +314,7 @@ def object_cases(
         free: as for `head_cases`.
     """
     corners, uv = model.worn()
-    table = UvTable.build(uv.reshape(-1, 2), np.arange(corners.size, dtype=np.int32).reshape(-1, 3), size)
+    table = _table(uv, size)
     cases = []
     for person in range(count):
         rng = person_rng(f"{source}_uv", "test", FIRST_PERSON + person, seed)
@@ -343,9 +343,7 @@ def layout_cases(model: WornModel, source: str, count: int, size: int, seed: int
     cases = []
     for layout, change in LAYOUTS.items():
         moved = change(uv)
-        table = UvTable.build(
-            moved.reshape(-1, 2), np.arange(uv.size // 2, dtype=np.int32).reshape(-1, 3), size
-        )
+        table = _table(moved, size)
         for person in range(count):
             rng = person_rng(f"{source}_uv", "test", FIRST_PERSON + person, seed)
             head = model.head(rng)
@@ -359,6 +357,11 @@ def layout_cases(model: WornModel, source: str, count: int, size: int, seed: int
                 family = f"{layout}, {name}"
                 cases.append(Case(f"{source} {person}", family, "tangent", truth, valid, hole & valid, mesh))
     return [case for case in cases if case.hole.any()]
+
+
+def _table(uv: F32, size: int) -> UvTable:
+    """The table of a layout whose triangles have the texture coordinates (m, 3, 2)."""
+    return UvTable.build(uv.reshape(-1, 2), np.arange(uv.size // 2, dtype=np.int32).reshape(-1, 3), size)
 
 
 def _in_skin(local: F32, rng: np.random.Generator, skin: float) -> F32:

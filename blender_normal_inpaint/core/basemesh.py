@@ -206,10 +206,9 @@ class BaseMesh:
         wanted: BoolArray | None = None,
     ) -> BoolArray:
         """Where the mesh lies at texels of a map that are asked for: bool (h, w). See `frames`."""
-        there = np.zeros(size, np.bool_)
-        for texel, _, _ in self._seen(shape, first, pace, size, wanted):
-            there.reshape(-1)[texel] = True
-        return there
+        return self.interpolated(
+            np.zeros((len(self.places), 0), np.float32), shape, first, pace, size, wanted
+        )[1]
 
     def _seen(
         self,

@@ -2,7 +2,7 @@
 
 A filler sees a piece alone; what is hidden in it is often seen far away from it. In a UV layout the map lies
 over its own mirror image (`core.symmetry`); in camera space a head that was fitted to it tells which places
-are each other's mirror image (`core.morphable`).
+are each other's mirror image (`core.morphable`), and in a UV layout of any kind the mesh (`core.opposites`).
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ def _unlikeness(source: Source, coarse: Callable[[Box, int], FloatArray | None])
     height, width = source.hole.shape
     step = -(-max(height, width) // _OVERVIEW)
     whole = Box(0, height, 0, width)
-    here, hole, valid = source.averaged(whole, step)
     there = coarse(whole, step)
     if there is None:
         return np.inf
+    here, hole, valid = source.averaged(whole, step)
     both = valid & ~hole & there.any(axis=-1)
     if np.count_nonzero(both) < _FEWEST:
         return np.inf
@@ -221,14 +221,31 @@ class MeshHalf:
             ((places - first - (step - 1) / 2) / step).astype(np.float32)
             for places, first in ((down, box.top), (across, box.left))
         ]
-        known = framed((valid & ~hole)[..., None].astype(np.float32))
-        x, y, z = cubic(normals, at[0], at[1]).T
+        found, share = _looked_up(
+            normals, framed((valid & ~hole)[..., None].astype(np.float32)), at[0], at[1]
+        )
+        x, y, z = found.T
         along, up = told[:, 2], told[:, 3]
         # The bitangent's mirror image is square to the tangent's.
         vectors = np.stack([x * along + told[:, 4] * y * up, x * up - told[:, 4] * y * along, z], axis=-1)
-        length = np.sqrt(np.einsum("nc,nc->n", vectors, vectors))
-        good = (sampled(known, at[0], at[1])[:, 0] > 0.99) & (length > 0.1)
-        return np.asarray(vectors * (good / np.maximum(length, 0.1))[:, None], np.float32)
+        return np.asarray(vectors * share[:, None], np.float32)
+
+
+def _looked_up(
+    normals: FloatArray, known: FloatArray, rows: FloatArray, columns: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Normals (h, w, 3) at places (n,): float32 (n, 3), and factors (n,) that make them unit, or zero.
+
+    Args:
+        normals: unit where known.
+        known: 1 where they are, `framed`.
+        rows: of the places.
+        columns: likewise.
+    """
+    found = cubic(normals, rows, columns)
+    length = np.sqrt(np.einsum("nc,nc->n", found, found))
+    good = (sampled(known, rows, columns)[:, 0] > 0.99) & (length > 0.1)
+    return found, good / np.maximum(length, 0.1)
 
 
 def _reached_blocks(places: NDArray[np.floating], step: int, length: int) -> tuple[int, int]:
@@ -317,11 +334,8 @@ class HeadHalf:
         vectors = np.zeros((down.size, 3), np.float32)
         for start in range(0, down.size, _AT_A_TIME):
             part = slice(start, start + _AT_A_TIME)
-            at = down[part] - there.top, across[part] - there.left
-            found = cubic(normals, *at)
-            length = np.sqrt(np.einsum("nc,nc->n", found, found))
-            good = (sampled(known, *at)[:, 0] > 0.99) & (length > 0.1)
-            vectors[part] = self.head.mirrored(found) * (good / np.maximum(length, 0.1))[:, None]
+            found, share = _looked_up(normals, known, down[part] - there.top, across[part] - there.left)
+            vectors[part] = self.head.mirrored(found) * share[:, None]
         result = np.zeros((box.height, box.width, 3), np.float32)
         result[seen] = vectors
         return result
