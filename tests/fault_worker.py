@@ -37,14 +37,14 @@ def say(raw: bytes | dict[str, Any]) -> None:
 def hello(**changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "type": "hello",
-        "protocol": 2,
+        "protocol": 3,
         "engine": "onnx",
         "device": "CPU",
         "model": "none",
         "weights_sha256": "",
         "python": sys.executable,
         "pid": os.getpid(),
-        "writes_files": False,
+        "handles_files": False,
         "notices": [],
     }
     return fields | changes

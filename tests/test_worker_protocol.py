@@ -18,12 +18,14 @@ from blender_normal_inpaint.worker.protocol import (
     Hello,
     Progress,
     ProtocolError,
+    ReadMap,
     StartFailed,
     WriteMap,
     decode_answer,
     decode_request,
     encode,
     read_array,
+    read_pixels,
     storage_error,
     write_array,
 )
@@ -35,6 +37,7 @@ FILL = Fill(
     fields={"space": "tangent", "seed": -1, "detail": True, "symmetry": False, "pores": True, "wide": None},
 )
 WRITE = WriteMap(id=8, folder="r8", shape=(3, 4, 4), dtype="<u2", path="C:\\Gesicht ß\n.png", form="png")
+READ = ReadMap(id=9, folder="r9", path="/tmp/Gesicht ß\n.1002.png", mask=True)
 HELLO = Hello(
     protocol=protocol.VERSION,
     engine="onnx",
@@ -43,12 +46,12 @@ HELLO = Hello(
     weights_sha256="ab",
     python="/usr/bin/python3",
     pid=1,
-    writes_files=True,
+    handles_files=True,
     notices=("é", "b"),
 )
 
 
-@pytest.mark.parametrize("request_", [FILL, WRITE, Cancel(3)])
+@pytest.mark.parametrize("request_", [FILL, WRITE, READ, Cancel(3)])
 def test_requests_survive_the_trip(request_: protocol.Request) -> None:
     line = encode(request_)
     assert line.endswith(b"\n")
@@ -98,6 +101,8 @@ def test_answers_survive_the_trip(answer: protocol.Answer) -> None:
         encode(FILL).replace(b'"hole"', b'"../hole"'),
         encode(WRITE).replace(b"[3,4,4]", b"[3]"),
         encode(WRITE).replace(b"<u2", b"|O"),
+        encode(READ).replace(b'"r9"', b'"/r9"'),
+        encode(READ).replace(b"true", b"1"),
         b"[" * 100_000,
     ],
 )
@@ -169,6 +174,29 @@ def test_a_file_must_hold_exactly_the_promised_array(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         read_array(path, (4, 5, 3), "<f4")
+
+
+def test_pixels_of_unknown_size_must_be_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    pixels, mask = np.arange(60, dtype="<u2").reshape(4, 5, 3), np.eye(4, dtype=bool)
+    for array, is_mask in ((pixels, False), (mask, True)):
+        write_array(path, array)
+        back = read_pixels(path, mask=is_mask)
+        assert back.dtype == array.dtype
+        np.testing.assert_array_equal(back, array)
+        with pytest.raises(ValueError, match="holds"):
+            read_pixels(path, mask=not is_mask)
+    for other in (pixels[0], pixels.astype("<f8"), pixels[:0], mask[None]):
+        write_array(path, other)
+        with pytest.raises(ValueError, match="holds"):
+            read_pixels(path, mask=False)
+    # A header that promises more than the file holds asks for no memory.
+    write_array(path, pixels)
+    path.write_bytes(
+        path.read_bytes().replace(b"(4, 5, 3)", b"(999999, 999999, 3)").replace(b" " * 10, b"", 1)
+    )
+    with pytest.raises(ValueError, match="cut short"):
+        read_pixels(path, mask=False)
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import blender_normal_inpaint
 from blender_normal_inpaint.core import morphable
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import InpaintError
-from blender_normal_inpaint.core.files import read_map
+from blender_normal_inpaint.core.files import read_map, read_mask
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS
 from blender_normal_inpaint.worker import boot
@@ -141,7 +141,7 @@ def test_the_worker_computes_what_the_same_process_would(
     assert (hello.engine, hello.device, hello.model) == ("onnx", "CPU", "hand 7")
     assert hello.weights_sha256 == hashlib.sha256(card.with_suffix(".onnx").read_bytes()).hexdigest()
     assert hello.notices == ()
-    assert hello.writes_files
+    assert hello.handles_files
     assert not list(package.rglob("__pycache__"))  # nothing is written in the add-on's folder
 
 
@@ -342,7 +342,7 @@ def test_a_named_python_gets_none_of_blenders_folders(options: WorkerOptions, tm
     ("name", "dtype", "channels"),
     [("a.png", "uint16", 4), ("b.png", "uint8", 3), ("c.exr", "float16", 4), ("d.tif", "float32", 3)],
 )
-def test_the_worker_writes_files_bit_by_bit(
+def test_the_worker_handles_files_bit_by_bit(
     client: WorkerClient, tmp_path: Path, name: str, dtype: str, channels: int
 ) -> None:
     rng = np.random.default_rng(1)
@@ -359,6 +359,44 @@ def test_the_worker_writes_files_bit_by_bit(
     assert back.dtype == pixels.dtype
     np.testing.assert_array_equal(back, pixels)
     assert [path.name for path in target.iterdir()] == [name]
+    read = client.read_map(target / name)
+    assert read.dtype == pixels.dtype
+    np.testing.assert_array_equal(read, pixels)
+    mask = client.read_mask(target / name)
+    assert mask.dtype == np.bool_
+    np.testing.assert_array_equal(mask, read_mask(target / name))
+    assert mask.any() and not mask.all()
+
+
+def test_files_are_handled_by_a_worker_without_a_network_where_none_runs(
+    client: WorkerClient, tmp_path: Path
+) -> None:
+    pixels = np.arange(16 * 16 * 3, dtype=np.uint16).reshape(16, 16, 3) * 80
+    with client.for_files() as files:
+        assert files is not client
+        files.write_map(tmp_path / "a.png", pixels)
+        assert files.hello is not None and files.hello.engine == "none"
+        pid = files.hello.pid
+        np.testing.assert_array_equal(files.read_map(tmp_path / "a.png"), pixels)
+        assert files.hello.pid == pid
+    assert not files.alive and not client.alive
+    client.ensure_started()
+    with client.for_files() as files:
+        assert files is client
+
+
+def test_a_file_that_cannot_be_read_is_told(client: WorkerClient, tmp_path: Path) -> None:
+    client.ensure_started()
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    for name in ("torn.png", "none.png"):
+        for read in (client.read_map, client.read_mask):
+            with pytest.raises(InpaintError) as caught:
+                read(tmp_path / name)
+            assert caught.value.code == "unreadable"
+    with pytest.raises(InpaintError) as caught:
+        client.read_map(tmp_path / "none.png", cancel=lambda: True)
+    assert caught.value.code == "cancelled"
+    client.fill(make_crop())
 
 
 def test_a_file_that_cannot_be_written_is_the_only_thing_lost(client: WorkerClient, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.engine import BoolArray, Cancel, Crop, FloatArray, Pixels, Progress, never_cancel, no_progress
 from ..core.errors import Cancelled, InpaintError
@@ -387,9 +388,7 @@ class WorkerClient:
                 ).astype(np.float32, copy=False)
                 _check_unit(result, crop.hole & crop.valid)
             except ValueError as error:
-                detail = f"{error}\n{process.log.describe()}"
-                process.stop(kill=True)
-                raise InpaintError("bad_result", detail=detail) from error
+                raise self._damaged(process, error) from error
             return result
 
     def write_map(
@@ -401,10 +400,7 @@ class WorkerClient:
         progress: Progress = no_progress,
         cancel: Cancel = never_cancel,
     ) -> None:
-        """Let the worker write an image file: `core.files.write_map`, away from Blender's own image library.
-
-        Where no worker runs, or one whose Python lacks OpenImageIO, another does it: on Blender's own Python,
-        without a network, for this one file.
+        """Let the worker write an image file: `core.files.write_map`. See `for_files`.
 
         Args:
             path: Where to; its ending says which format, unless `form` does.
@@ -416,15 +412,12 @@ class WorkerClient:
         Raises:
             InpaintError: As `fill`; `unsupported_format`, `not_writable`, `disk_full`.
         """
-        if self._job.locked():
-            raise InpaintError("busy")
-        hello = self.hello if self.alive else None
-        if self.options.engine != _NO_ENGINE and (hello is None or not hello.writes_files):
-            own = self.options.fallback_python or self.options.python
-            options = replace(self.options, python=own, fallback_python=None, engine=_NO_ENGINE)
-            with WorkerClient(options) as writer:
-                writer.write_map(path, pixels, form, progress=progress, cancel=cancel)
-            return
+        with self.for_files() as client:
+            client._write_map(path, pixels, form, progress, cancel)
+
+    def _write_map(
+        self, path: Path, pixels: Pixels, form: str | None, progress: Progress, cancel: Cancel
+    ) -> None:
         with self._one_job(), self._request_folder(cancel, progress) as (process, number, folder):
             little = pixels.dtype.newbyteorder("<").str
             with _storage(process.job_dir):
@@ -439,6 +432,58 @@ class WorkerClient:
                     beside = path.with_name(f".{path.stem}.{process.hello.pid}{path.suffix}")
                     with contextlib.suppress(OSError):
                         beside.unlink(missing_ok=True)
+
+    def read_map(
+        self, path: Path, *, progress: Progress = no_progress, cancel: Cancel = never_cancel
+    ) -> Pixels:
+        """Let the worker read a normal map with the bits its file has. See `for_files`.
+
+        Raises:
+            InpaintError: As `fill`, or as `core.files.read_map`.
+        """
+        with self.for_files() as client:
+            return client._read(path, False, progress, cancel)
+
+    def read_mask(
+        self, path: Path, *, progress: Progress = no_progress, cancel: Cancel = never_cancel
+    ) -> BoolArray:
+        """Let the worker read a mask: bool (H, W). See `for_files`.
+
+        Raises:
+            InpaintError: As `fill`, or as `core.files.read_mask`.
+        """
+        with self.for_files() as client:
+            return client._read(path, True, progress, cancel)
+
+    def _read(self, path: Path, mask: bool, progress: Progress, cancel: Cancel) -> NDArray[Any]:
+        with self._one_job(), self._request_folder(cancel, progress) as (process, number, folder):
+            request = protocol.ReadMap(number, folder.name, str(Path(path).absolute()), mask)
+            self._ask(process, request, progress, cancel)
+            try:
+                return protocol.read_pixels(folder / "pixels.npy", mask=mask)
+            except ValueError as error:
+                raise self._damaged(process, error) from error
+
+    @contextlib.contextmanager
+    def for_files(self) -> Iterator[WorkerClient]:
+        """A client whose worker reads and writes image files, away from Blender's own image library.
+
+        This one if its worker runs and can. Where none runs, or one whose Python lacks OpenImageIO, another,
+        on Blender's own Python and without a network, which ends with the context.
+
+        Raises:
+            InpaintError: `busy`.
+        """
+        if self._job.locked():
+            raise InpaintError("busy")
+        hello = self.hello if self.alive else None
+        if self.options.engine == _NO_ENGINE or (hello is not None and hello.handles_files):
+            yield self
+            return
+        own = self.options.fallback_python or self.options.python
+        options = replace(self.options, python=own, fallback_python=None, engine=_NO_ENGINE)
+        with WorkerClient(options) as other:
+            yield other
 
     def close(self) -> None:
         """End the worker now, even in the middle of a job; the next call would start another."""
@@ -627,7 +672,7 @@ class WorkerClient:
     def _ask(
         self,
         process: _Process,
-        request: protocol.Fill | protocol.WriteMap,
+        request: protocol.Work,
         progress: Progress,
         cancel: Cancel,
     ) -> None:
@@ -717,6 +762,13 @@ class WorkerClient:
             return protocol.decode_answer(line)
         except protocol.ProtocolError as error:
             raise self._nonsense(process, str(error)) from error
+
+    @staticmethod
+    def _damaged(process: _Process, error: ValueError) -> InpaintError:
+        """An array that is not what was asked for; the worker is stopped."""
+        detail = f"{error}\n{process.log.describe()}"
+        process.stop(kill=True)
+        return InpaintError("bad_result", detail=detail)
 
     def _nonsense(self, process: _Process, what: str) -> InpaintError:
         detail = f"{what}\n{process.log.describe()}".strip()

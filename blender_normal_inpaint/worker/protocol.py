@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..core.errors import InpaintError
 
 #: Both sides must carry the same number; it changes whenever a message does.
-VERSION = 2
+VERSION = 3
 
 #: No honest line comes near this; a longer one is garbage and is not collected any further.
 MAX_LINE = 1 << 20
@@ -41,6 +41,7 @@ CROP_TYPES = {
     "wide_head": "<f8",
 }
 PIXEL_TYPES = ("|u1", "<u2", "<f2", "<f4")
+MASK_TYPES = ("|b1",)
 
 _FOLDER = re.compile(r"r[0-9]{1,12}", re.ASCII)
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -82,6 +83,19 @@ class WriteMap:
 
 
 @dataclass(frozen=True)
+class ReadMap:
+    """Read the image file `path` into pixels.npy of `folder`.
+
+    With the bits that it has, as `core.files.read_map` would, or as a mask, as `core.files.read_mask` would.
+    """
+
+    id: int
+    folder: str
+    path: str
+    mask: bool
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Stop the request with this id; unknown and finished ids are ignored."""
 
@@ -102,7 +116,7 @@ class Hello:
     weights_sha256: str
     python: str
     pid: int
-    writes_files: bool
+    handles_files: bool
     notices: tuple[str, ...] = ()
 
 
@@ -139,10 +153,16 @@ class Failed:
     error: dict[str, Any] = field(default_factory=dict)
 
 
-Request = Fill | WriteMap | Cancel
+Work = Fill | WriteMap | ReadMap
+Request = Work | Cancel
 Answer = Hello | StartFailed | Progress | Done | Failed
 
-_REQUESTS: dict[str, type[Any]] = {"fill": Fill, "write_map": WriteMap, "cancel": Cancel}
+_REQUESTS: dict[str, type[Any]] = {
+    "fill": Fill,
+    "write_map": WriteMap,
+    "read_map": ReadMap,
+    "cancel": Cancel,
+}
 _ANSWERS: dict[str, type[Any]] = {
     "hello": Hello,
     "start_failed": StartFailed,
@@ -316,11 +336,29 @@ def read_array(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     Raises:
         ValueError: The file is missing, cut short, too long, or holds another array.
     """
-    wanted = np.dtype(dtype)
+    return _read(path, lambda found, kind: found == shape and kind == np.dtype(dtype))
+
+
+def read_pixels(path: Path, *, mask: bool) -> NDArray[Any]:
+    """Read a `.npy` of an image whose size is not known: a mask, bool (H, W), or else pixels, (H, W, C).
+
+    Raises:
+        ValueError: As `read_array`.
+    """
+    allowed = [np.dtype(dtype) for dtype in (MASK_TYPES if mask else PIXEL_TYPES)]
+    dimensions = 2 if mask else 3
+    return _read(path, lambda found, kind: _shape(found) and len(found) == dimensions and kind in allowed)
+
+
+def _read(path: Path, fits: Callable[[tuple[int, ...], np.dtype[Any]], bool]) -> NDArray[Any]:
     try:
         with path.open("rb") as stream:
-            _read_header(stream, path, shape, wanted)
-            array = np.empty(shape, wanted)
+            shape, dtype = _read_header(stream, path, fits)
+            left = path.stat().st_size - stream.tell()
+            wanted = math.prod(shape) * dtype.itemsize
+            if left < wanted:
+                raise ValueError(f"{path.name} is cut short: {left} of {wanted} bytes")
+            array = np.empty(shape, dtype)
             view = array.data.cast("B") if array.size else memoryview(b"")
             got = 0
             while got < len(view):
@@ -335,7 +373,9 @@ def read_array(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     return array
 
 
-def _read_header(stream: BinaryIO, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _read_header(
+    stream: BinaryIO, path: Path, fits: Callable[[tuple[int, ...], np.dtype[Any]], bool]
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
         version = np.lib.format.read_magic(stream)
         if version != (1, 0):
@@ -343,8 +383,9 @@ def _read_header(stream: BinaryIO, path: Path, shape: tuple[int, ...], dtype: np
         found, fortran, kind = np.lib.format.read_array_header_1_0(stream)
     except (ValueError, EOFError, SyntaxError, TypeError) as error:
         raise ValueError(f"{path.name} is not an array file: {error}") from error
-    if tuple(found) != shape or kind != dtype or fortran:
-        raise ValueError(f"{path.name} holds {found} of {kind}, not {shape} of {dtype}")
+    if fortran or not fits(tuple(found), kind):
+        raise ValueError(f"{path.name} holds {found} of {kind}, which was not asked for")
+    return tuple(found), kind
 
 
 def storage_error(error: OSError, what: str, folder: Path) -> InpaintError:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..core.engine import Crop
 from ..core.errors import Cancelled, InpaintError
-from ..core.files import write_map
+from ..core.files import read_map, read_mask, write_map
 from ..core.fill import fill_crop
 from . import protocol
 from .engines import LoadedEngine, create_engine, weights_kind
@@ -52,7 +52,7 @@ class _Server:
         self._options = options
         self._job_dir = Path(options.job_dir)
         self._writing = threading.Lock()
-        self._queue: queue.SimpleQueue[protocol.Fill | protocol.WriteMap] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[protocol.Work] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._engine: LoadedEngine | None = None
 
@@ -122,8 +122,10 @@ class _Server:
                     raise Cancelled()
                 if isinstance(request, protocol.Fill):
                     self._fill(request)
-                else:
+                elif isinstance(request, protocol.WriteMap):
                     self._write_map(request)
+                else:
+                    self._read_map(request)
                 answer: protocol.Answer = protocol.Done(request.id, *self._state())
             except Exception as error:
                 if not isinstance(error, Cancelled):
@@ -142,7 +144,7 @@ class _Server:
             weights_sha256=weights.sha256 if weights else "",
             python=f"{sys.executable} ({platform.python_version()})",
             pid=os.getpid(),
-            writes_files=importlib.util.find_spec("OpenImageIO") is not None,
+            handles_files=importlib.util.find_spec("OpenImageIO") is not None,
             notices=tuple(notices),
         )
 
@@ -181,6 +183,12 @@ class _Server:
         pixels = protocol.read_array(path, request.shape, request.dtype)
         self._send(protocol.Progress(request.id, 0.2, f"Writing {Path(request.path).name}"))
         write_map(Path(request.path), pixels, request.form or None)
+
+    def _read_map(self, request: protocol.ReadMap) -> None:
+        path = Path(request.path)
+        pixels = read_mask(path) if request.mask else read_map(path).pixels
+        little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
+        protocol.write_array(self._job_dir / request.folder / "pixels.npy", little)
 
 
 def _explain(error: Exception, job_dir: Path) -> InpaintError:
