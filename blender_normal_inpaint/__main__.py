@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 # Read when NumPy is imported. See `worker.boot`.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from .core import files, pipeline
-from .core.basemesh import BaseMesh
+from .core import files, pipeline, udim
+from .core.basemesh import Triangles
 from .core.engine import Filler
 from .core.errors import InpaintError
 from .core.fill import LocalFiller
@@ -33,9 +33,11 @@ Repair the masked texels of a face's normal map (white in the mask = repair).
 
 One map:   python -m blender_normal_inpaint face.png --mask face_mask.png -o repaired.png
 A folder:  python -m blender_normal_inpaint maps --mask-suffix _mask -o repaired
+UDIM:      python -m blender_normal_inpaint "face.<UDIM>.png" --mask "mask.<UDIM>.png" -o "new.<UDIM>.png"
 
 In a folder, face.png pairs with face_mask.png (and with face_valid.png given --valid-suffix _valid);
 masks may be of another image type than their map. A result keeps its map's file name, type and depth.
+<UDIM> stands for the numbers of all tiles; tiles without a mask are copied.
 """
 
 
@@ -56,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("normal", type=Path, metavar="NORMAL", help="the normal map, or a folder of them")
+    parser.add_argument(
+        "normal", type=Path, metavar="NORMAL", help="the normal map, a folder of them, or all tiles of one"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="the result, or a folder"
     )
@@ -104,9 +108,12 @@ class _Task:
     """One map to repair."""
 
     normal: Path
-    mask: Path
+    #: None for a tile that is copied, for there is nothing to repair in it.
+    mask: Path | None
     valid: Path | None
     output: Path
+    #: The number of the tile that it is, if it is one.
+    tile: int | None = None
 
 
 class _Bar:
@@ -190,8 +197,7 @@ def _folder_tasks(arguments: argparse.Namespace) -> tuple[list[_Task], list[tupl
         valid = None
         if arguments.valid_suffix:
             valid = _partner(folder, path.stem, arguments.valid_suffix, path.suffix)
-        # A JPEG would alter all texels of its result, so that becomes a PNG.
-        name = path.stem + ".png" if extension in (".jpg", ".jpeg") else path.name
+        name = _result_name(path)
         if name.lower() in taken:
             failures.append(
                 (
@@ -207,16 +213,63 @@ def _folder_tasks(arguments: argparse.Namespace) -> tuple[list[_Task], list[tupl
     return tasks, failures
 
 
+def _result_name(path: Path) -> str:
+    """A result's name in a folder. A JPEG would alter all texels of its result, so that becomes a PNG."""
+    return path.stem + ".png" if path.suffix.lower() in (".jpg", ".jpeg") else path.name
+
+
+def _tile_tasks(arguments: argparse.Namespace, output: Path) -> list[_Task]:
+    """The tiles of a map, those with an empty mask or none to be copied.
+
+    Raises:
+        InpaintError: There is no tile, or nothing to repair in any.
+    """
+    normals = udim.tiles(arguments.normal)
+    if not normals:
+        raise InpaintError("unreadable", f"There are no tiles {arguments.normal}.")
+    masks = {number: path for number, path in udim.tiles(arguments.mask).items() if _masks_something(path)}
+    if not masks.keys() & normals.keys():
+        raise InpaintError("mask_empty", f"No tile of {arguments.normal.name} has a mask with white in it.")
+    valid = udim.tiles(arguments.valid) if arguments.valid else {}
+    return [
+        _Task(path, masks.get(number), valid.get(number), udim.in_path(output, number), number)
+        for number, path in normals.items()
+    ]
+
+
+def _masks_something(path: Path) -> bool:
+    try:
+        return bool(files.read_mask(path).any())
+    except InpaintError:
+        return True  # what is wrong is said when its tile's turn comes
+
+
+def _copy(task: _Task) -> dict[str, Any]:
+    """Write a tile that stays as it is: the same file, unless it is to be of another kind."""
+    if task.normal.suffix.lower() == task.output.suffix.lower():
+        files.put(task.output, task.normal.read_bytes())
+    else:
+        files.write_map(task.output, files.read_map(task.normal).pixels)
+    return {"normal": str(task.normal), "output": str(task.output), "status": "copied", "notices": []}
+
+
 def _repair(
     task: _Task,
     filler: Filler,
     encoding: Encoding,
     options: pipeline.Options,
-    meshes: Sequence[BaseMesh],
+    mesh: Triangles | None,
     bar: _Bar,
 ) -> dict[str, Any]:
     """Repair one map and say what was done."""
     started = time.perf_counter()
+    if task.mask is None:
+        return _copy(task)
+    base = None
+    if mesh is not None:
+        # In a folder a number in a name is a tile's if the mesh has several.
+        tile = task.tile or (udim.number_of(task.normal.name) if mesh.spans_tiles() else None)
+        base = mesh.base(tile)
     source = files.read_map(task.normal)
     files.check_target(task.output, source)
     result = pipeline.inpaint(
@@ -228,7 +281,7 @@ def _repair(
         options=options,
         progress=bar.show,
         overwrite=True,  # the file keeps the source
-        meshes=meshes,
+        meshes=[base] if base is not None else [],
     )
     files.write_map(task.output, result.pixels, source)
     height, width = source.pixels.shape[:2]
@@ -294,6 +347,11 @@ def _check_usage(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
             refuse("a map needs --mask")
         if arguments.mask_suffix or arguments.valid_suffix:
             refuse("--mask-suffix and --valid-suffix are for folders")
+        tiled = udim.is_pattern(arguments.normal)
+        for name in ("mask", "valid", "output"):
+            path: Path | None = getattr(arguments, name)
+            if path is not None and not path.is_dir() and udim.is_pattern(path) != tiled:
+                refuse(f"the map and --{name} have to name either one file each or all tiles (<UDIM>)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -315,6 +373,8 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
     tasks: list[_Task] = []
     started = time.perf_counter()
     bar = _Bar(0, quiet=True)
+    tiled = not folder and udim.is_pattern(arguments.normal)
+    several = folder or tiled
     try:
         if folder:
             if arguments.output.resolve() == arguments.normal.resolve():
@@ -339,8 +399,11 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
         else:
             output = arguments.output
             if output.is_dir():
-                output = output / arguments.normal.name
-            tasks = [_Task(arguments.normal, arguments.mask, arguments.valid, output)]
+                output = output / (_result_name(arguments.normal) if tiled else arguments.normal.name)
+            if tiled:
+                tasks = _tile_tasks(arguments, output)
+            else:
+                tasks = [_Task(arguments.normal, arguments.mask, arguments.valid, output)]
         if arguments.skip_existing:
             for task in [task for task in tasks if task.output.is_file()]:
                 tasks.remove(task)
@@ -361,13 +424,13 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
             detail=not arguments.no_detail,
             symmetry=not arguments.no_symmetry,
         )
-        meshes = [read_mesh(arguments.mesh)] if arguments.mesh and tasks else []
+        mesh = read_mesh(arguments.mesh) if arguments.mesh and tasks else None
         bar = _Bar(len(tasks), quiet=False)
         for task in tasks:
             assert filler is not None
             bar.start(task.normal.name)
             try:
-                done = _repair(task, filler, encoding, options, meshes, bar)
+                done = _repair(task, filler, encoding, options, mesh, bar)
             except Exception as error:
                 failures.append((task.normal, _explain(error)))
                 bar.end("failed")
@@ -375,7 +438,7 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
             bar.end("done")
             report["results"].append(done)
             bar.clear()
-            if not arguments.json and not folder:
+            if not arguments.json and not several:
                 _tell(done, report["engine"])
             for notice in done["notices"]:
                 sys.stderr.write(f"Note: {task.normal.name}: {notice}\n")
@@ -384,15 +447,17 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
     bar.clear()
     for path, failure in failures:
         report["results"].append({"normal": str(path), "status": "failed", "error": failure.to_dict()})
-        _print_error(failure, f"{path.name}: " if folder else "Error: ", arguments.debug)
+        _print_error(failure, f"{path.name}: " if several else "Error: ", arguments.debug)
     report["failed"] = len(failures)
     report["done"] = sum(entry["status"] == "done" for entry in report["results"])
+    report["copied"] = sum(entry["status"] == "copied" for entry in report["results"])
     report["seconds"] = round(time.perf_counter() - started, 3)
     if arguments.json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    elif folder:
+    elif several:
+        copied = f"{report['copied']} copied, " if tiled else ""
         sys.stdout.write(
-            f"{report['done']} repaired, {report['skipped']} skipped, {report['failed']} failed "
+            f"{report['done']} repaired, {copied}{report['skipped']} skipped, {report['failed']} failed "
             f"in {report['seconds']:.1f} s\n"
         )
     return _EXIT_FAILED if failures else 0

@@ -267,6 +267,82 @@ def test_a_mesh_shows_what_an_object_space_map_hides(tmp_path, capsys):
         cli.main([*how, "--space", "camera", "--mesh", str(head)])
 
 
+def run_tiles(work, *more, output="new.<UDIM>.png"):
+    where = [str(work / "face.<UDIM>.png"), "--mask", str(work / "hole.<UDIM>.png"), "-o", str(work / output)]
+    return cli.main([*where, "--no-detail", *more])
+
+
+def test_the_tiles_of_a_map(tmp_path, capsys):
+    maps = {number: encoded(np.uint16, 3)[: SIZE[0] - number % 10] for number in (1001, 1002, 1003, 1011)}
+    for number, pixels in maps.items():
+        write_raw(tmp_path / f"face.{number}.png", pixels)
+    for number in (1001, 1011):
+        write_mask(tmp_path / f"hole.{number}.png", MASK[: len(maps[number])])
+    write_mask(tmp_path / "hole.1003.png", np.zeros(maps[1003].shape[:2], bool))
+    assert run_tiles(tmp_path, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["done"], report["copied"], report["failed"]) == (2, 2, 0)
+    for number, source in maps.items():
+        path = tmp_path / f"new.{number}.png"
+        if number in (1002, 1003):
+            assert path.read_bytes() == (tmp_path / f"face.{number}.png").read_bytes()
+            continue
+        hole, result = MASK[: len(source)], files.read_map(path).pixels
+        assert np.array_equal(result[~hole], source[~hole])
+        assert not np.array_equal(result[hole], source[hole])
+    # Copies of another kind hold the same samples.
+    assert run_tiles(tmp_path, output="new.<UDIM>.tif") == 0
+    assert "2 repaired, 2 copied, 0 skipped, 0 failed" in capsys.readouterr().out
+    assert np.array_equal(files.read_map(tmp_path / "new.1002.tif").pixels, maps[1002])
+    # One bad tile is told, and the others are done.
+    (tmp_path / "hole.1003.png").write_bytes(b"torn")
+    for path in tmp_path.glob("new.*"):
+        path.unlink()
+    assert run_tiles(tmp_path) == 1
+    assert "face.1003.png: The image hole.1003.png could not be read" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("new.*")) == [
+        f"new.{n}.png" for n in (1001, 1002, 1011)
+    ]
+    for number in (1001, 1003, 1011):
+        write_mask(tmp_path / f"hole.{number}.png", np.zeros(maps[number].shape[:2], bool))
+    assert run_tiles(tmp_path) == 1 and "has a mask" in capsys.readouterr().err
+    for wrong in (
+        ["face.<UDIM>.png", "--mask", "hole.1001.png", "-o", "new.<UDIM>.png"],
+        ["face.<UDIM>.png", "--mask", "hole.<UDIM>.png", "-o", "new.png"],
+        ["face.1001.png", "--mask", "hole.<UDIM>.png", "-o", "new.png"],
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([str(tmp_path / name) if "." in name else name for name in wrong])
+
+
+def test_each_tile_has_its_part_of_the_mesh(tmp_path, monkeypatch):
+    vertices, corners, uv = mesh(12)
+    moved = uv + np.array([1, 0], np.float32)
+    head = write_obj(
+        tmp_path / "head.obj",
+        np.concatenate([vertices, vertices + 5]),
+        np.concatenate([corners, corners[:100] + len(vertices)]),
+        np.concatenate([uv, moved[:100]]),
+    )
+    for number in (1001, 1002, 1003):
+        write_raw(tmp_path / f"face.{number}.png", encoded(np.uint8, 3))
+        write_mask(tmp_path / f"hole.{number}.png")
+    seen: dict[int, list[int]] = {}
+    real = cli.pipeline.inpaint
+
+    def spy(*positional, meshes=(), **named):
+        seen[len(seen)] = [len(each.triangles) for each in meshes]
+        return real(*positional, **named)
+
+    monkeypatch.setattr(cli.pipeline, "inpaint", spy)
+    assert run_tiles(tmp_path, "--mesh", str(head)) == 0
+    assert seen == {0: [len(corners)], 1: [100], 2: []}
+    seen.clear()
+    one = ["--mask", str(tmp_path / "hole.1002.png"), "-o", str(tmp_path / "a.png"), "--mesh", str(head)]
+    assert cli.main([str(tmp_path / "face.1002.png"), *one, "--no-detail"]) == 0
+    assert seen == {0: [100]}
+
+
 def run_folder(folder, out, *more):
     return cli.main([str(folder), "--mask-suffix", "_mask", "-o", str(out), "--no-detail", *more])
 

@@ -8,7 +8,7 @@ import pytest
 from blender_normal_inpaint.core.errors import CATALOGUE, Cancelled, InpaintError
 
 CODES = """no_mask mask_empty mask_full size_mismatch bad_size not_finite zero_length no_context unreadable
-bad_mesh unsupported_format disk_full not_writable no_normal_map srgb no_pixels tiled worker_start
+bad_mesh unsupported_format disk_full not_writable no_normal_map srgb no_pixels tiled unsaved worker_start
 worker_died worker_timeout worker_protocol bad_result weights_missing weights_damaged engine_unavailable
 out_of_memory cancelled busy internal""".split()  # noqa: SIM905 - a list of words
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "worker.engines": {"core", "nets"},
     "worker.server": {"core", "worker.protocol", "worker.engines"},
     "worker": {"worker", "core"},
-    "addon": {"addon", "core", "worker.client", "worker.protocol"},
+    "addon": {"addon", "core", "worker.client", "worker.protocol", "worker.jobfolder"},
     "main": {"core", "worker.engines"},
     "package": {"addon"},
     # Its evaluation measures the shipped path from end to end, and that begins with an engine.

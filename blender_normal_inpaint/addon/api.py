@@ -5,7 +5,7 @@ from bl_ext.user_default.normal_inpaint.addon import api
 result = api.inpaint(mask=bpy.data.images["mask"])                  # the active material's map
 result = api.inpaint(image="face.png", mask="face_mask.png", space="camera")
 api.save_result(result, "/tmp/face_fixed.png")
-done = api.inpaint_files([("a.png", "a_mask.png"), ("b.exr", "b_mask.png")], "/tmp/out")
+done = api.inpaint_files([("a.png", "a_mask.png"), ("b.<UDIM>.exr", "b_mask.<UDIM>.png")], "/tmp/out")
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 
 import bpy
 
+from ..core import udim
 from ..core.errors import InpaintError
-from . import images, jobs, repair, save
+from . import images, jobs, repair, save, tiles
 from .operators import active_material
 from .properties import settings_of
 
@@ -152,7 +153,7 @@ def inpaint_files(
     """Repair files, each with its mask; a bad one does not stop the others.
 
     Args:
-        pairs: Map and mask files.
+        pairs: Map and mask files; "<UDIM>" in a path stands for the numbers of all of its tiles.
         output: The folder for the results, which keep their maps' names.
         space: As for `inpaint`, but not "auto": no material tells.
         green: Likewise.
@@ -190,8 +191,10 @@ def inpaint_files(
 
 
 def _load(path: Path, loaded: list[bpy.types.Image]) -> bpy.types.Image:
+    path = path.resolve()
     try:
-        image = bpy.data.images.load(str(path.resolve()), check_existing=False)
+        tiled = udim.is_pattern(path)
+        image = tiles.load(path) if tiled else bpy.data.images.load(str(path), check_existing=False)
     except RuntimeError as error:
         raise InpaintError(
             "unreadable", f"The image file {path.name} could not be read.", detail=str(error)

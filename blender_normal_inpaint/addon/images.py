@@ -136,15 +136,15 @@ def size_of(image: bpy.types.Image) -> tuple[int, int]:
 def check_readable(image: bpy.types.Image | None, role: str = "normal map") -> bpy.types.Image:
     """The image if its pixels can be read.
 
+    Whether a tiled image's can is seen when its tiles are looked for, see `tiles.of`.
+
     Raises:
-        InpaintError: `no_pixels`, `tiled` or `unsupported_format`.
+        InpaintError: `no_pixels` or `unsupported_format`.
     """
     if image is None:
         raise InpaintError("no_pixels", f"No {role} image is chosen.", f"Choose the {role} in the panel.")
     if image.source == "TILED":
-        raise InpaintError(
-            "tiled", f'The {role} "{image.name}" is a tiled (UDIM) image, which cannot be used yet.'
-        )
+        return image
     if image.source not in {"FILE", "GENERATED"} or image.type in {"RENDER_RESULT", "COMPOSITING"}:
         raise InpaintError(
             "unsupported_format",
@@ -162,11 +162,15 @@ def check_readable(image: bpy.types.Image | None, role: str = "normal map") -> b
     return image
 
 
-def check_color_space(image: bpy.types.Image, raw: RawPixels) -> None:
+def check_color_space(image: bpy.types.Image, opaque: bool) -> None:
     """Refuse a normal map whose numbers Blender bends before anyone sees them.
 
     A deep image in the scene's own linear space (as a new 32-bit image is, and an EXR file) has the numbers
     that were stored, unless its alpha was applied to them.
+
+    Args:
+        image: The map.
+        opaque: Whether it is known to have no alpha that could be applied.
 
     Raises:
         InpaintError: `srgb`.
@@ -174,7 +178,7 @@ def check_color_space(image: bpy.types.Image, raw: RawPixels) -> None:
     settings = image.colorspace_settings
     if settings.is_data:
         return
-    free_of_alpha = image.alpha_mode in {"CHANNEL_PACKED", "PREMUL"} or raw.is_opaque()
+    free_of_alpha = image.alpha_mode in {"CHANNEL_PACKED", "PREMUL"} or opaque
     if image.is_float and settings.name in _LINEAR and free_of_alpha:
         return
     saved = " Save its changes first: Blender discards them with the old color space." * image.is_dirty
@@ -321,33 +325,59 @@ def create_mask(source: bpy.types.Image, *, show_map: bool = True) -> bpy.types.
         InpaintError: As `read`; no image is left behind.
     """
     width, height = size_of(source)
-    buffer = _dark_relief(read(source)) if show_map else None
-    name = _fit(_plain_name(source.name).removesuffix(_MASK_SUFFIX), _MASK_SUFFIX)
+    buffer = _dark_buffer(read(source)) if show_map else None
+    name = mask_name(source.name)
     image = bpy.data.images.new(name, width, height, alpha=False, float_buffer=False, is_data=True)
     cast(Any, image).generated_color = (0.0, 0.0, 0.0, 1.0)
-    memory_of(image).is_mask = True
+    as_mask(image)
     if buffer is not None:
         cast(Any, image.pixels).foreach_set(buffer)
         image.update()
     return image
 
 
-def _dark_relief(raw: RawPixels) -> FloatArray:
-    """Blender's buffer of the map as if lit from a corner, opaque and nowhere bright enough for a mask."""
+def mask_name(name: str) -> str:
+    """The name for a mask of an image of this name."""
+    return _fit(_plain_name(name).removesuffix(_MASK_SUFFIX), _MASK_SUFFIX)
+
+
+def as_mask(image: bpy.types.Image) -> bpy.types.Image:
+    """The image, remembered as a mask made here."""
+    memory_of(image).is_mask = True
+    return image
+
+
+def _dark(samples: FloatArray) -> FloatArray:
+    """Rows of a map, (rows, W, C) of 0..1, as if lit from a corner, (rows, W, 1): too dark for a mask."""
+    # What red and green share is the slope along one diagonal.
+    light = samples[..., :2].mean(axis=-1, keepdims=True)
+    return np.asarray(np.clip(np.nan_to_num(light), 0.0, 1.0) * _DARK, np.float32)
+
+
+def dark_relief(pixels: Pixels, show_map: bool) -> Pixels:
+    """A mask's pixels, uint8 (H, W, 1): native samples as `_dark` shows them, or black."""
+    result = np.zeros((*pixels.shape[:2], 1), np.uint8)
+    top = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name, 1)
+    for start in range(0, len(pixels) if show_map else 0, _ROWS):
+        rows = pixels[start : start + _ROWS].astype(np.float32)
+        result[start : start + _ROWS] = np.rint(_dark(rows * np.float32(1 / top)) * 255)
+    return result
+
+
+def _dark_buffer(raw: RawPixels) -> FloatArray:
+    """Blender's buffer of the map as `_dark` shows it, opaque."""
     result = np.empty((raw.height, raw.width, 4), np.float32)
     result[..., 3] = 1.0
     samples = raw.buffer.reshape(raw.height, raw.width, raw.channels)
     for start in range(0, raw.height, _ROWS):
         part = slice(start, start + _ROWS)
-        # What red and green share is the slope along one diagonal.
-        light = samples[part, :, :2].mean(axis=-1, keepdims=True)
-        result[part, :, :3] = np.clip(np.nan_to_num(light), 0.0, 1.0) * _DARK
+        result[part, :, :3] = _dark(samples[part])
     return result.reshape(-1)
 
 
 def holds_unsaved_paint(image: bpy.types.Image) -> bool:
     """Whether a mask made here was painted since it was packed: the next undo of anything would lose that."""
-    kept = image.source == "GENERATED" or image.packed_file is not None
+    kept = image.source == "GENERATED" or len(cast(Any, image.packed_files)) > 0
     return bool(memory_of(image).is_mask and image.is_dirty and kept)
 
 

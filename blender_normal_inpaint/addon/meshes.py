@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import bpy
 import numpy as np
-from numpy.typing import NDArray
 
-from ..core.basemesh import MOST, BaseMesh
-from ..core.engine import FloatArray
+from ..core.basemesh import MOST, Triangles
 from . import nodes
-
-
-@dataclass
-class RawMesh:
-    """The triangles of a mesh: positions (p, 3), vertex indices (m, 3), texture coordinates (m, 3, 2)."""
-
-    vertices: FloatArray
-    corners: NDArray[np.int32]
-    uv: FloatArray
-
-    def to_base(self) -> BaseMesh:
-        """In the job's thread."""
-        return BaseMesh.of(self.vertices, self.corners, self.uv)
 
 
 def of_map(
     material: bpy.types.Material, place: nodes.Place, wearer: bpy.types.Object | None, forms: bool
-) -> list[RawMesh]:
+) -> list[Triangles]:
     """The meshes that show a map. Main thread.
 
     Args:
@@ -46,7 +30,7 @@ def of_map(
     told, layer = _layer(place)
     if not told:
         return []
-    result: list[RawMesh] = []
+    result: list[Triangles] = []
     done: set[bpy.types.ID | None] = set()
     # The one that is meant comes first.
     for thing in sorted(bpy.data.objects, key=lambda thing: thing != wearer):
@@ -96,7 +80,7 @@ def _versions(thing: bpy.types.Object, seen_too: bool) -> Iterator[bpy.types.Mes
         seen.to_mesh_clear()
 
 
-def _read(mesh: bpy.types.Mesh, slots: list[int], layer: str) -> RawMesh | None:
+def _read(mesh: bpy.types.Mesh, slots: list[int], layer: str) -> Triangles | None:
     """The part of a mesh that wears a material of some slots, None if it is nothing or too much."""
     uv_layer: Any = mesh.uv_layers.get(layer) if layer else None
     if uv_layer is None:
@@ -120,4 +104,4 @@ def _read(mesh: bpy.types.Mesh, slots: list[int], layer: str) -> RawMesh | None:
     places = uv.reshape(-1, 2)[loops.reshape(-1, 3)[worn]]
     if not worn.any() or not np.isfinite(vertices).all() or not np.isfinite(places).all():
         return None
-    return RawMesh(vertices.reshape(-1, 3), corners.reshape(-1, 3)[worn], places)
+    return Triangles(vertices.reshape(-1, 3), corners.reshape(-1, 3)[worn], places)

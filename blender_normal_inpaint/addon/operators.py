@@ -13,7 +13,7 @@ import bpy
 
 from ..core.engine import Cancel, Progress
 from ..core.errors import Cancelled, InpaintError
-from . import images, jobs, nodes, preferences, repair, save
+from . import images, jobs, maps, nodes, preferences, repair, save, tiles
 from .properties import memory_of, settings_of
 
 #: Seconds between two looks at a running job.
@@ -95,7 +95,7 @@ def painting_mask(context: bpy.types.Context) -> bool:
     return context.mode == "PAINT_TEXTURE"
 
 
-def leave_painting(paint: repair.Paint | None = None) -> None:
+def leave_painting(paint: maps.Paint | None = None) -> None:
     """End the paint mode in view and keep what was painted, as an undo step of its own if there was any.
 
     Blender files whatever is done in a paint mode as a brush stroke: undoing it would go back too far. And
@@ -357,7 +357,7 @@ class NORMALINPAINT_OT_cancel(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class NORMALINPAINT_OT_new_mask(bpy.types.Operator):
+class NORMALINPAINT_OT_new_mask(JobOperator, bpy.types.Operator):
     """Make a mask image of the normal map's size, choose it as the mask and get it ready to paint."""
 
     bl_idname = "normal_inpaint.new_mask"
@@ -384,26 +384,59 @@ class NORMALINPAINT_OT_new_mask(bpy.types.Operator):
             return False
         return True
 
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        """Blender's callback for a click."""
+        return super().invoke(context, event) if self._tiled(context) else self.execute(context)
+
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """Blender's callback."""
-        settings = settings_of(context.scene)
+        """Blender's callback. What takes no job is done at once, in a window, too."""
+        if self._tiled(context):
+            return super().execute(context)
         try:
-            source, _ = repair.locate_image(active_material(context), settings.image)
-            images.check_readable(source)
             leave_painting()
-            mask = images.create_mask(source, show_map=self.show_map)
+            mask = images.create_mask(self._source(context), show_map=self.show_map)
         except InpaintError as error:
-            jobs.fail(error)
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        settings.mask = mask
+            return self._fail(error)
         jobs.state.error = None
+        self.report({"INFO"}, self._choose(mask))
+        return {"FINISHED"}
+
+    def start(
+        self, context: bpy.types.Context
+    ) -> tuple[Callable[[Progress, Cancel], Any], Callable[[Any], str]]:
+        """See `JobOperator.start`: a tiled map's tiles are files that have to be read."""
+        task = maps.new_tiled_mask(self._source(context), self.show_map)
+        options = preferences.worker_options()
+
+        def work(progress: Progress, cancel: Cancel) -> tiles.Files:
+            return task.work(jobs.client_for(options), progress, cancel)
+
+        def after(files: tiles.Files) -> str:
+            leave_painting()
+            return self._choose(task.finish(files))
+
+        return work, after
+
+    def _source(self, context: bpy.types.Context) -> bpy.types.Image:
+        source, _ = repair.locate_image(active_material(context), settings_of(context.scene).image)
+        return images.check_readable(source)
+
+    def _tiled(self, context: bpy.types.Context) -> bool:
+        try:
+            return tiles.is_tiled(self._source(context))
+        except InpaintError:
+            return False  # `execute` finds out again, and says so
+
+    @staticmethod
+    def _choose(mask: bpy.types.Image) -> str:
+        """Make it the mask that is painted, in the editor in view; what to do next."""
+        context = bpy.context
+        settings_of(context.scene).mask = mask
         make_paintable(mask, context.tool_settings)
         space: Any = context.space_data
         if space is not None and space.type == "IMAGE_EDITOR":
             space.image = mask
-        self.report({"INFO"}, f'Paint the damage white in "{mask.name}", then click Inpaint.')
-        return {"FINISHED"}
+        return f'Paint the damage white in "{mask.name}", then click Inpaint.'
 
 
 class NORMALINPAINT_OT_paint_mask(bpy.types.Operator):

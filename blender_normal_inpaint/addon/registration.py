@@ -5,7 +5,8 @@ import contextlib
 import bpy
 from bpy.app.handlers import persistent
 
-from . import images, jobs, operators, panels, preferences, properties
+from ..core.errors import InpaintError
+from . import images, jobs, operators, panels, preferences, properties, tiles
 
 #: In this order; taken out in reverse.
 CLASSES = (
@@ -44,8 +45,11 @@ def _before_save(*_: object) -> None:
     """A mask made here keeps its paint: Blender itself saves only packed pixels with the file."""
     for image in bpy.data.images:
         if images.holds_unsaved_paint(image):
-            with contextlib.suppress(RuntimeError):
-                image.pack()
+            with contextlib.suppress(RuntimeError, InpaintError):
+                if tiles.is_tiled(image):
+                    tiles.pack(image)
+                else:
+                    image.pack()
 
 
 _HANDLERS = (

@@ -7,17 +7,17 @@ everything from Blender, `work` touches none of it, `finish` changes the file in
 from __future__ import annotations
 
 import time
-import zlib
 from dataclasses import dataclass, field
 
 import bpy
 
-from ..core.engine import BoolArray, Cancel, FloatArray, Pixels, Progress
+from ..core.basemesh import Triangles
+from ..core.engine import BoolArray, Cancel, Pixels, Progress
 from ..core.errors import InpaintError
 from ..core.normals import Encoding
-from ..core.pipeline import Options, inpaint
+from ..core.pipeline import Options, Result, inpaint
 from ..worker.client import WorkerOptions
-from . import images, jobs, meshes, nodes, png, preferences
+from . import images, jobs, maps, meshes, nodes, preferences, tiles
 from .depth import FileFormat
 from .properties import memory_of
 
@@ -41,50 +41,10 @@ class Choices:
 
 
 @dataclass
-class _Mask:
-    """A mask image's pixels on their way to bool."""
+class Outcome(maps.Repaired):
+    """What the thread brings back; its notices are all that there are to say."""
 
-    raw: images.RawPixels
-    threshold: float
-
-    def to_bool(self) -> BoolArray:
-        return self.raw.to_mask(self.threshold)
-
-
-@dataclass
-class Paint:
-    """A painted mask as a PNG file; `image` is a session's id, `checksum` that of Blender's buffer."""
-
-    image: int
-    content: bytes
-    checksum: int
-
-    @staticmethod
-    def of(image: int, raw: images.RawPixels) -> Paint:
-        """In the job's thread."""
-        pixels = (raw.grey() or raw).to_native("uint8")
-        return Paint(image, png.encode(pixels), zlib.crc32(raw.buffer.data))
-
-    def keep(self) -> bool:
-        """On the main thread: pack the mask with its paint, unless it was painted on meanwhile."""
-        image = next((item for item in bpy.data.images if item.session_uid == self.image), None)
-        if image is None or not images.holds_unsaved_paint(image):
-            return False
-        if zlib.crc32(images.read(image).buffer.data) != self.checksum:
-            return False
-        images.keep_paint(image, self.content)
-        return True
-
-
-@dataclass
-class Outcome:
-    """What the thread brings back: pixels ready for Blender (see `create_result`), and what to say."""
-
-    content: FloatArray | bytes
-    texels: int
-    notices: list[str]
-    seconds: float
-    paint: Paint | None = None
+    seconds: float = 0.0
 
 
 @dataclass
@@ -93,9 +53,7 @@ class Repair:
 
     source: int
     name: str
-    width: int
-    height: int
-    is_float: bool
+    map: maps.Plain | maps.Tiled
     alpha_mode: str
     path: str
     file_format: FileFormat
@@ -104,56 +62,38 @@ class Repair:
     worker: WorkerOptions
     place: nodes.Place | None
     notices: list[str] = field(default_factory=list)
-    # Taken, and so freed, by `work`.
-    raw: images.RawPixels | None = None
-    mask: _Mask | None = None
-    valid: _Mask | None = None
-    meshes: list[meshes.RawMesh] = field(default_factory=list)
-    #: The mask's image (a session's id) if its paint would be lost by an undo; 0 otherwise.
-    unsaved: int = 0
+    meshes: list[Triangles] = field(default_factory=list)
 
     def work(self, progress: Progress, cancel: Cancel) -> Outcome:
         """In the job's thread: the repair itself. See `core.pipeline.inpaint` for what it raises."""
         started = time.perf_counter()
         progress(0.0, "Preparing")
-        assert self.raw is not None and self.mask is not None
-        mask = self.mask.to_bool()
-        paint = Paint.of(self.unsaved, self.mask.raw) if self.unsaved else None
-        self.mask = None
-        valid = self.valid.to_bool() if self.valid is not None else None
-        self.valid = None
-        pixels: Pixels = self.raw.to_native(self.file_format.dtype)
-        self.raw = None
-        bases = [mesh.to_base() for mesh in self.meshes]
-        self.meshes.clear()
         client = jobs.client_for(self.worker)
         client.take_notices()
+
+        def fix(
+            pixels: Pixels, mask: BoolArray, valid: BoolArray | None, tile: int | None, part: Progress
+        ) -> Result:
+            return inpaint(
+                pixels,
+                mask,
+                client,
+                encoding=self.encoding,
+                valid=valid,
+                options=self.options,
+                progress=part,
+                cancel=cancel,
+                overwrite=True,
+                meshes=[base for mesh in self.meshes if (base := mesh.base(tile)) is not None],
+            )
 
         def inner(fraction: float, text: str) -> None:
             progress(_START + fraction * (_END - _START), text)
 
-        result = inpaint(
-            pixels,
-            mask,
-            client,
-            encoding=self.encoding,
-            valid=valid,
-            options=self.options,
-            progress=inner,
-            cancel=cancel,
-            overwrite=True,
-            meshes=bases,
-        )
-        del pixels
-        progress(_END, "Finishing")
-        content = images.to_buffer(result.pixels) if self.is_float else png.encode(result.pixels)
-        return Outcome(
-            content,
-            result.hole_texels,
-            [*self.notices, *result.notices, *client.take_notices()],
-            time.perf_counter() - started,
-            paint,
-        )
+        done = self.map.repaired(fix, client, inner, cancel)
+        self.meshes.clear()
+        notices = [*self.notices, *done.notices, *client.take_notices()]
+        return Outcome(done.content, done.texels, notices, done.paint, time.perf_counter() - started)
 
     def finish(self, outcome: Outcome) -> bpy.types.Image:
         """On the main thread: the new image, and its node beside the source.
@@ -161,12 +101,7 @@ class Repair:
         Raises:
             InpaintError: Nothing was changed.
         """
-        image = images.create_result(
-            images.result_name(self.name),
-            (self.width, self.height),
-            alpha_mode=self.alpha_mode,
-            content=outcome.content,
-        )
+        image = self.map.create(self.name, self.alpha_mode, outcome.content)
         try:
             memory = memory_of(image)
             memory.file_format = self.file_format.to_json()
@@ -238,11 +173,6 @@ def _encoding(found: nodes.Found | None, choices: Choices, notices: list[str]) -
     return Encoding(space, y_axis, choices.up_axis.lower(), choices.two_channel)
 
 
-def _read_mask(image: bpy.types.Image, role: str) -> _Mask:
-    images.check_readable(image, role)
-    return _Mask(images.read(image), images.mask_threshold(image))
-
-
 def prepare(
     material: bpy.types.Material | None,
     image: bpy.types.Image | None,
@@ -273,13 +203,11 @@ def prepare(
             "The mask is the normal map itself.",
             "Choose another image as the mask, or make one with New Mask.",
         )
-    images.check_readable(source)
-    raw = images.read(source)
-    images.check_color_space(source, raw)
+    tiled = any(tiles.is_tiled(each) for each in (source, mask, valid))
+    read, file_format = (maps.read_tiled if tiled else maps.read_plain)(source, mask, valid)
     notices: list[str] = []
-    width, height = images.size_of(source)
     encoding = _encoding(found, choices, notices)
-    worn: list[meshes.RawMesh] = []
+    worn: list[Triangles] = []
     forms = encoding.space == "object"
     laid_out = encoding.space != "camera"
     if choices.mesh and laid_out and material is not None and found is not None:
@@ -287,12 +215,10 @@ def prepare(
     return Repair(
         source=source.session_uid,
         name=source.name,
-        width=width,
-        height=height,
-        is_float=source.is_float,
+        map=read,
         alpha_mode=source.alpha_mode,
         path=_origin(source),
-        file_format=images.format_of(source),
+        file_format=file_format,
         encoding=encoding,
         options=Options(
             seed=choices.seed, dilate=choices.grow, detail=choices.detail, symmetry=choices.symmetry
@@ -300,11 +226,7 @@ def prepare(
         worker=preferences.worker_options(),
         place=found.place if found is not None else None,
         notices=notices,
-        raw=raw,
-        mask=_read_mask(mask, "mask"),
-        valid=_read_mask(valid, "valid area") if valid is not None else None,
         meshes=worn,
-        unsaved=mask.session_uid if images.holds_unsaved_paint(mask) else 0,
     )
 
 
@@ -312,4 +234,4 @@ def _origin(image: bpy.types.Image) -> str:
     """The path of the file that an image, or what it was made from, came from; "" if none."""
     if memory_of(image).file_path:
         return str(memory_of(image).file_path)
-    return str(images.file_path(image)) if image.source == "FILE" and image.filepath else ""
+    return str(images.file_path(image)) if image.source in {"FILE", "TILED"} and image.filepath else ""

@@ -6,23 +6,39 @@ halves), so the worker writes the file, through `core.files`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
 
+from ..core import udim
 from ..core.engine import Cancel, Pixels, Progress
+from ..core.errors import Cancelled
+from ..core.files import put
 from ..worker.client import WorkerOptions
-from . import images, jobs, preferences
+from ..worker.jobfolder import JobFolder
+from . import images, jobs, preferences, tiles
 from .depth import FileFormat
+from .maps import ENDINGS
 from .properties import memory_of
 
-_ENDINGS = {"png": ".png", "tiff": ".tif", "exr": ".exr", "tga": ".tga", "bmp": ".bmp"}
-_KNOWN = {*_ENDINGS.values(), ".tiff", ".jpg", ".jpeg", ".webp", ".hdr"}
+#: Other endings of the same kinds.
+_ALIKE = {"tiff": (".tiff",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",), "hdr": (".hdr",)}
+_KNOWN = {*ENDINGS.values(), ".tiff", ".jpg", ".jpeg", ".webp", ".hdr"}
+
+
+class _Task:
+    """What both kinds of saving share."""
+
+    def finish(self, path: Path) -> str:
+        """On the main thread: the sentence to report."""
+        jobs.state.notices = []
+        return f'Saved "{path}".'
 
 
 @dataclass
-class Saving:
+class Saving(_Task):
     """Everything one saving needs, free of references into Blender's data."""
 
     path: Path
@@ -40,30 +56,65 @@ class Saving:
         client.write_map(self.path, pixels, progress=progress, cancel=cancel)
         return self.path
 
-    def finish(self, path: Path) -> str:
-        """On the main thread: the sentence to report."""
-        jobs.state.notices = []
-        return f'Saved "{path}".'
+
+@dataclass
+class TiledSaving(_Task):
+    """The same for a tiled image: `path` stands for all of its tiles' files."""
+
+    path: Path
+    parts: Mapping[int, tiles.Tile]
+    kind: str
+    worker: WorkerOptions
+
+    def work(self, progress: Progress, cancel: Cancel) -> Path:
+        """In the job's thread: write the files. See `core.files.write_map` for what it raises."""
+        ending = self.path.suffix.lower()
+        folder = JobFolder()
+        try:
+            with jobs.client_for(self.worker).for_files() as handler:
+                for done, (number, tile) in enumerate(self.parts.items()):
+                    progress(done / len(self.parts), f"Saving tile {number}")
+                    if cancel():
+                        raise Cancelled()
+                    target = udim.in_path(self.path, number)
+                    found = tile.format()
+                    kind = found.kind if found is not None else self.kind
+                    if ending in {ENDINGS.get(kind), *_ALIKE.get(kind, ())}:
+                        put(target, tile.kept if isinstance(tile.kept, bytes) else tile.kept.read_bytes())
+                        continue
+                    pixels = handler.read_map(
+                        tile.file(folder.path, ENDINGS.get(kind, ".png")), cancel=cancel
+                    )
+                    handler.write_map(target, pixels, cancel=cancel)
+        finally:
+            folder.remove()
+        return self.path
 
 
-def prepare(image: bpy.types.Image, path: Path) -> Saving:
+def prepare(image: bpy.types.Image, path: Path) -> Saving | TiledSaving:
     """Read everything a saving needs. Main thread.
 
     Raises:
-        InpaintError: The image has no pixels.
+        InpaintError: The image has no pixels, or is tiled and has changes that are not packed.
     """
     images.check_readable(image, "result")
     file_format = images.format_of(image)
     if path.suffix.lower() not in _KNOWN:
-        path = path.with_name(path.name + _ENDINGS.get(file_format.kind, ".png"))
+        path = path.with_name(path.name + ENDINGS.get(file_format.kind, ".png"))
+    if tiles.is_tiled(image):
+        kept = tiles.of(image, "result")
+        return TiledSaving(udim.pattern(path), kept, file_format.kind, preferences.worker_options())
     return Saving(path, images.read(image), file_format, preferences.worker_options())
 
 
 def suggested_path(image: bpy.types.Image) -> Path:
     """Beside the file that the result was made from, else beside the .blend."""
     images.check_readable(image, "result")
-    ending = _ENDINGS.get(images.format_of(image).kind, ".png")
+    ending = ENDINGS.get(images.format_of(image).kind, ".png")
     origin = memory_of(image).file_path
     folder = Path(origin).parent if origin else Path(bpy.path.abspath("//") or Path.home())
-    name = images.result_name(Path(origin).name) if origin else image.name
-    return folder / f"{bpy.path.clean_name(name)}{ending}"
+    tiled = tiles.is_tiled(image)
+    name = Path(origin).name if origin else image.name
+    name = udim.plain(name) if tiled else name
+    path = folder / f"{bpy.path.clean_name(images.result_name(name) if origin else name)}{ending}"
+    return udim.pattern(path) if tiled else path

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from . import udim
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .normals import unit
@@ -78,6 +79,30 @@ class Frames:
 
 
 @dataclass(frozen=True)
+class Triangles:
+    """A mesh as it comes: positions (p, 3), vertex indices (m, 3), and texture coordinates (m, 3, 2)."""
+
+    vertices: FloatArray
+    corners: IntArray
+    uv: FloatArray
+
+    def spans_tiles(self) -> bool:
+        """Whether it lies in more than one tile of a tiled (UDIM) map."""
+        return len(np.unique(self._tiles(), axis=0)) > 1
+
+    def base(self, tile: int | None) -> BaseMesh | None:
+        """The mesh, as a texture that repeats has it, or what lies in one tile, None if nothing does."""
+        if tile is None:
+            return BaseMesh.of(self.vertices, self.corners, self.uv)
+        here = (self._tiles() == udim.corner(tile)).all(axis=-1)
+        return BaseMesh.of(self.vertices, self.corners, self.uv, here) if here.any() else None
+
+    def _tiles(self) -> FloatArray:
+        """The tile that each triangle lies in, (m, 2)."""
+        return np.asarray(np.floor(self.uv.mean(axis=1)), np.float32)
+
+
+@dataclass(frozen=True)
 class BaseMesh:
     """A mesh in a UV layout. Its points are the corners of its triangles there.
 
@@ -98,7 +123,9 @@ class BaseMesh:
     triangles: IntArray
 
     @classmethod
-    def of(cls, vertices: FloatArray, corners: IntArray, uv: FloatArray) -> BaseMesh:
+    def of(
+        cls, vertices: FloatArray, corners: IntArray, uv: FloatArray, wanted: BoolArray | None = None
+    ) -> BaseMesh:
         """Work out a mesh's smooth normals and its tangents.
 
         Args:
@@ -106,15 +133,19 @@ class BaseMesh:
             corners: int32 (m, 3), vertex indices, counter-clockwise seen from outside.
             uv: float32 (m, 3, 2), the corners' texture coordinates, v up. Each triangle is taken to the tile
                 of 0 to 1, as a texture that repeats has it.
+            wanted: bool (m,), which triangles it is to have, one at least; None for all. The others still
+                count for the normals.
         """
         uv = uv - np.floor(uv.mean(axis=1, keepdims=True))
         first, second = (vertices[corners[:, i]] - vertices[corners[:, 0]] for i in (1, 2))
+        normals = unit(_mean_directions(np.cross(first, second), corners, len(vertices)))
+        if wanted is not None:
+            corners, uv, first, second = corners[wanted], uv[wanted], first[wanted], second[wanted]
         along, across = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
         mirrored = along[:, 0] * across[:, 1] < along[:, 1] * across[:, 0]
         hand = np.where(mirrored, np.float32(-1), np.float32(1))[:, None]
         # The derivative along u, times the triangle's area in the layout: larger ones count for more.
         tangent = (first * across[:, 1:] - second * along[:, 1:]) * hand
-        normals = unit(_mean_directions(np.cross(first, second), corners, len(vertices)))
         # Where the layout has a seam, a vertex is several points.
         flat = corners.reshape(-1)
         key = flat.astype(np.int64)

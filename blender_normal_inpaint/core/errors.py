@@ -71,8 +71,12 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Reload the image, find its missing file, or choose another image.",
     ),
     "tiled": (
-        "This is a tiled (UDIM) image, which cannot be repaired yet.",
-        "Repair the file of each tile by itself, for instance from the command line.",
+        "A tiled (UDIM) map needs tiled masks, and one that is not tiled needs others.",
+        "Choose a mask and a valid area like the map, or make a mask with New Mask.",
+    ),
+    "unsaved": (
+        "The tiled image has changes that are not saved.",
+        "Save it (Image > Save), or pack it (Image > Pack), and try again.",
     ),
     "worker_start": (
         "The background process that computes the repair could not start.",

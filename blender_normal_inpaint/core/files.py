@@ -293,6 +293,33 @@ def _plain_spec_for(pixels: Pixels, form: str, like: MapFile | None) -> Any:
     return spec
 
 
+def lossless(kind: str, dtype: str) -> str:
+    """The kind of file, such as "png", for samples of a type: `kind` if it holds them, else another."""
+    if dtype in _DEPTHS.get(_KINDS.get(kind, ""), ()):
+        return kind
+    return "png" if dtype.startswith("uint") else "exr"
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file that is all there already, beside its place, and move it there: whole or not at all.
+
+    Raises:
+        InpaintError: `not_writable`, `disk_full`.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        with temporary.open("wb") as target:
+            target.write(content)
+            target.flush()
+            os.fsync(target.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _storage(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
 def write_map(path: Path, pixels: Pixels, like: MapFile | str | None = None) -> None:
     """Write a map beside its place and move it there, so that an old file is replaced whole or not at all.
 

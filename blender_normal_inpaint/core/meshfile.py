@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .basemesh import MOST, BaseMesh
+from .basemesh import MOST, Triangles
 from .errors import InpaintError
 
 
-def read_mesh(path: Path) -> BaseMesh:
+def read_mesh(path: Path) -> Triangles:
     """Read the mesh that a map lies on: everything in an OBJ, PLY or GLB file that has texture coordinates.
 
     Raises:
@@ -52,4 +52,4 @@ def read_mesh(path: Path) -> BaseMesh:
         raise InpaintError("bad_mesh", f"The mesh {path.name} holds places that are no numbers.")
     # Where texture coordinates have a seam a file has its vertices twice; the surface goes on there.
     vertices, number = np.unique(vertices, axis=0, return_inverse=True)
-    return BaseMesh.of(vertices, number.reshape(-1)[faces].astype(np.int32), uv[faces])
+    return Triangles(vertices, number.reshape(-1)[faces].astype(np.int32), uv[faces])

@@ -734,11 +734,6 @@ def bad_input(work: Path) -> None:
     texture.image = baked
     fails(click, "Linear", "Non-Color", "discards")
 
-    # Tiled.
-    tile = bpy.data.images.new("tile", 64, 64, is_data=True, tiled=True)
-    texture.image = tile
-    fails(click, "UDIM")
-
     # Not numbers.
     values = normals() * 0.5 + 0.5
     values[3, 5] = np.nan
@@ -1137,3 +1132,152 @@ def files(work: Path) -> None:
     for name, result in results.items():
         done = bpy.ops.normal_inpaint.save_result(filepath=str(work / "reopened" / name), image=result)
         assert done == {"FINISHED"}
+
+
+def _opened(path: Path) -> bpy.types.Image:
+    """A tiled image of the files that the path names, as Blender's own Open does it."""
+    image = bpy.data.images.load(str(path).replace("<UDIM>", "1001"), check_existing=False)
+    image.colorspace_settings.name = "Non-Color"
+    image.source = "TILED"
+    return image
+
+
+def tiled(work: Path) -> None:
+    """Tiled maps of every kind of file: the masked tiles are repaired, the others are the same files."""
+    api, tiles = addon("api"), addon("tiles")
+    numbers = [1001, 1002, 1011]
+    names = json.loads((work / "tiled.json").read_text(encoding="utf-8"))
+    for folder in ("saved", "reopened", "by files"):
+        (work / folder).mkdir(exist_ok=True)
+    masks = _opened(work / "hole.<UDIM>.png")
+    results = {}
+    for name in names:
+        image = _opened(work / name)
+        _tree, texture, node = simple_scene(image, masks)
+        before = snapshot()[1]
+        inpaint()
+        result = node.inputs["Color"].links[0].from_node.image
+        assert result != image and result.source == "TILED" and result.name.startswith(name.split(".")[0])
+        assert result.name.split(".")[0].endswith("_inpainted"), result.name
+        assert sorted(tile.number for tile in result.tiles) == numbers
+        assert [tuple(tile.size) for tile in result.tiles] == [tuple(tile.size) for tile in image.tiles]
+        assert result.colorspace_settings.name == "Non-Color" and not result.is_dirty
+        assert sorted(item.tile_number for item in result.packed_files) == numbers
+        assert texture.image == image and image.source == "TILED" and not image.is_dirty
+        assert len(image.packed_files) == 0 and "texels in" in addon("jobs").state.summary
+        # The only notice is of the mask's tile that the map has not.
+        assert [notice for notice in api.notices() if "1012" not in notice] == []
+        assert any("1012" in notice for notice in api.notices())
+        # The masked tile is another one, in Blender, too.
+        assert not np.array_equal(read(result), read(image))
+        assert bpy.ops.normal_inpaint.compare() == {"FINISHED"}
+        assert node.inputs["Color"].links[0].from_node == texture
+        assert bpy.ops.normal_inpaint.compare() == {"FINISHED"}
+        assert node.inputs["Color"].links[0].from_node.image == result
+        suggested = addon("save").suggested_path(result)
+        assert suggested.parent == work and "_inpainted.<UDIM>." in suggested.name, suggested
+        saved = str(work / "saved" / name)
+        assert bpy.ops.normal_inpaint.save_result(filepath=saved) == {"FINISHED"}
+        if name == names[0]:
+            assert api.save_result(result, work / "saved" / "deep.tif").name == "deep.<UDIM>.tif"
+        results[name] = result.name
+        assert before != snapshot()[1]
+    # The folder of the tiles on their way is gone.
+    assert not list(Path(bpy.app.tempdir).glob("normal_inpaint_*/tile.*"))
+    bpy.ops.wm.save_as_mainfile(filepath=str(work / "tiled.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(work / "tiled.blend"))
+    for name, result in results.items():
+        # One tile's number in the path stands for all of them.
+        path = str(work / "reopened" / name.replace("<UDIM>", "1002"))
+        assert bpy.ops.normal_inpaint.save_result(filepath=path, image=result) == {"FINISHED"}
+    done, failed = api.inpaint_files([(work / names[0], work / "hole.<UDIM>.png")], work / "by files")
+    assert not failed and done == [work / "by files" / names[0]], (done, failed)
+    _done, failed = api.inpaint_files([(work / "no.<UDIM>.png", work / "hole.<UDIM>.png")], work / "by files")
+    assert [error.code for _path, error in failed] == ["unreadable"]
+
+    # Photographs would lose bits: the result is made of other files.
+    clear()
+    _tree, _texture, node = simple_scene(
+        _opened(work / "photo.<UDIM>.jpg"), _opened(work / "hole.<UDIM>.png")
+    )
+    inpaint()
+    result = node.inputs["Color"].links[0].from_node.image
+    assert all(item.packed_file.data.startswith(b"\x89PNG") for item in result.packed_files)
+    assert addon("save").suggested_path(result).name == "photo_inpainted.<UDIM>.png"
+    fails(lambda: api.save_result(result, work / "saved" / "photo.<UDIM>.jpg"), ".jpg")
+
+    # The result of a repair is repaired again, in other tiles.
+    clear()
+    image = _opened(work / names[0])
+    _tree, _texture, node = simple_scene(image, _opened(work / "hole.<UDIM>.png"))
+    inpaint()
+    first = node.inputs["Color"].links[0].from_node.image
+    settings().mask = _opened(work / "second.<UDIM>.png")
+    inpaint()
+    second = node.inputs["Color"].links[0].from_node.image
+    contents = [
+        {item.tile_number: bytes(item.packed_file.data) for item in each.packed_files}
+        for each in (first, second)
+    ]
+    assert [contents[0][number] == contents[1][number] for number in numbers] == [True, False, True]
+
+    # What cannot be.
+    click = bpy.ops.normal_inpaint.inpaint
+    plain = box_mask()
+    settings().mask = plain
+    fails(click, "mask", "not a tiled")
+    settings().mask = _opened(work / "hole.<UDIM>.png")
+    settings().valid = plain
+    fails(click, "valid area", "not a tiled")
+    settings().valid = None
+    settings().image = image_from(normals(), "single")
+    fails(click, "single", "not a tiled")
+    settings().image = image
+    settings().mask = _opened(work / "black.<UDIM>.png")
+    fails(click, "empty")
+    settings().mask = _opened(work / "full.<UDIM>.png")
+    assert "1002" in fails(click, "Tile 1002", "covers the whole")
+    settings().mask = _opened(work / "hole.<UDIM>.png")
+    write(image, np.full((image.size[1], image.size[0], 3), 0.5, np.float32))
+    assert image.is_dirty
+    fails(click, "not saved", "Image > Save")
+    image.reload()
+    image.colorspace_settings.name = "sRGB"
+    fails(click, "sRGB", "Non-Color")
+    missing = bpy.data.images.new("nothing", 64, 64, is_data=True, tiled=True)
+    settings().image = missing
+    fails(click, "nothing", "no pixels")
+    settings().image = None
+
+    # A new mask: of all tiles, dark, to be painted; what is painted is kept, and the other tiles as well.
+    clear()
+    image = _opened(work / names[0])
+    _tree, _texture, node = simple_scene(image, box_mask())
+    assert bpy.ops.normal_inpaint.new_mask() == {"FINISHED"}
+    mask = settings().mask
+    assert mask.source == "TILED" and mask.name == names[0].split(".")[0] + "_mask", mask.name
+    assert [tuple(tile.size) for tile in mask.tiles] == [tuple(tile.size) for tile in image.tiles]
+    relief = read(image)[..., :2].mean(axis=-1, keepdims=True)
+    assert np.abs(read(mask)[..., :3] - relief * 0.25).max() < 1 / 255
+    fails(click, "empty")
+    height, width = mask.size[1], mask.size[0]
+    values = read(mask)[..., :3].copy()
+    values[height // 3 : height // 2, width // 3 : width // 2] = 1.0
+    # As a stroke in a file just opened: the other tiles are not in memory.
+    for _ in range(2):
+        bpy.ops.wm.save_as_mainfile(filepath=str(work / "mask.blend"))
+        bpy.ops.wm.open_mainfile(filepath=str(work / "mask.blend"))
+        write(settings().mask, values)
+        assert settings().mask.is_dirty
+    bpy.ops.wm.save_as_mainfile(filepath=str(work / "mask.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(work / "mask.blend"))
+    mask = settings().mask
+    assert np.array_equal(np.rint(read(mask)[..., :3] * 255), np.rint(values * 255))
+    values[: height // 8] = 1.0
+    write(mask, values)
+    inpaint()
+    assert not mask.is_dirty and np.array_equal(np.rint(read(mask)[..., :3] * 255), np.rint(values * 255))
+    assert sorted(item.tile_number for item in mask.packed_files) == numbers
+    assert all(all(tile.size) for tile in mask.tiles)
+    kept = tiles.of(mask, "mask")
+    (work / "mask.1002.png").write_bytes(kept[1002].kept)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import OpenImageIO
 import pytest
 
 import build_addon
@@ -67,10 +68,10 @@ FILES = [
 ]
 
 
-def noisy_map(dtype: str, channels: int, seed: int) -> np.ndarray:
+def noisy_map(dtype: str, channels: int, seed: int, size: tuple[int, int] = (150, 203)) -> np.ndarray:
     """A tangent map with random low bits and, if there is one, a random alpha: any loss shows."""
     rng = np.random.default_rng(seed)
-    height, width = 150, 203
+    height, width = size
     slopes = rng.normal(0.0, 0.15, (height, width, 2))
     normals = np.concatenate([slopes, np.ones((height, width, 1))], axis=-1)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
@@ -110,3 +111,70 @@ def test_texels_outside_the_mask_keep_their_bits(run_inside: Callable[..., str],
                 folder,
                 name,
             )
+
+
+#: Tiled maps: their path, sample type and channels.
+TILED = [
+    ("deep skin.<UDIM>.png", "uint16", 3),
+    ("flat.<UDIM>.tga", "uint8", 4),
+    ("half.<UDIM>.exr", "float16", 3),
+    ("größe.<UDIM>.tif", "uint16", 4),
+]
+SIZES = {1001: (150, 203), 1002: (96, 96), 1011: (64, 128)}
+
+
+def test_tiles_outside_the_mask_are_the_same_files(run_inside: Callable[..., str], tmp_path: Path) -> None:
+    work = tmp_path / "Kacheln 瓦"
+    work.mkdir()
+    holes = {}
+    for name, tiles in {"hole": (1001, 1011), "second": (1002,), "black": (), "full": (1002,)}.items():
+        for number, (height, width) in SIZES.items():
+            mask = np.zeros((height, width, 3), np.uint8)
+            if number in tiles and name != "full":
+                mask[height // 3 : height // 2, width // 3 : width // 2] = 255
+            if number in tiles and name == "full":
+                mask[:] = 255
+            write_map(work / f"{name}.{number}.png", mask)
+            if name == "hole":
+                holes[number] = mask[..., 0] > 127
+    white = np.full((64, 64, 3), 255, np.uint8)
+    write_map(work / "hole.1012.png", white)
+    sources = {}
+    for index, (name, dtype, channels) in enumerate(TILED):
+        for number, size in SIZES.items():
+            path = work / name.replace("<UDIM>", str(number))
+            sources[path.name] = noisy_map(dtype, channels, index + number, size)
+            write_map(path, sources[path.name])
+    for number, (height, width) in SIZES.items():
+        photo = OpenImageIO.ImageBuf(OpenImageIO.ImageSpec(width, height, 3, "uint8"))
+        photo.set_pixels(OpenImageIO.ROI.All, noisy_map("uint8", 3, number, (height, width)))
+        assert photo.write(str(work / f"photo.{number}.jpg")), photo.geterror()
+    (work / "tiled.json").write_text(json.dumps([name for name, _, _ in TILED]), encoding="utf-8")
+    run_inside("tiled", work)
+    for name, dtype, channels in TILED:
+        for folder in ("saved", "reopened", "by files"):
+            for number, hole in holes.items():
+                path = work / folder / name.replace("<UDIM>", str(number))
+                if folder == "by files" and name != TILED[0][0]:
+                    assert not path.exists()
+                    continue
+                source, result = sources[path.name], read_map(path).pixels
+                assert result.dtype == dtype and result.shape == source.shape, path
+                assert np.array_equal(result[~hole], source[~hole]), path
+                if channels == 4:
+                    assert np.array_equal(result[..., 3], source[..., 3]), path
+                if hole.any():
+                    assert not np.array_equal(result[hole][..., :3], source[hole][..., :3]), path
+                else:
+                    assert path.read_bytes() == (work / path.name).read_bytes(), path
+            assert not list((work / folder).glob(".*")), "a temporary file was left"
+    # A tile of the new mask that nobody painted shows the map, as before the mask was packed again.
+    relief = np.asarray(
+        OpenImageIO.ImageBuf(str(work / "mask.1002.png")).get_pixels(OpenImageIO.UINT8), np.float64
+    )
+    light = sources["deep skin.1002.png"][..., :2].mean(axis=-1) / 65535 * 0.25 * 255
+    assert np.abs(relief[..., 0] - light).max() < 1
+    # Saved as another kind of file.
+    for number in SIZES:
+        png = read_map(work / "saved" / f"deep skin.{number}.png").pixels
+        assert np.array_equal(read_map(work / "saved" / f"deep.{number}.tif").pixels, png)
