@@ -24,6 +24,7 @@ from typing import Any
 
 import bpy
 import numpy as np
+from bpy_extras import view3d_utils
 
 MODULE = "bl_ext.user_default.normal_inpaint"
 #: Longest time that the add-on's own callbacks may hold the window, in seconds, pixels' transfer apart.
@@ -391,10 +392,134 @@ def stages(check: Check, zip_path: Path, size: int) -> Iterator[Wait]:
     check.that(fed_by(material).name == repaired, "redo brings the repair back")
     check.that(white_texels(bpy.context.scene.normal_inpaint.mask) == painted, "with the paint")
     check.that(looked_at() == repaired, f"and the Image Editor follows ({looked_at()})")
+    yield from tiled_stages(check, main)
     pid = jobs.state.client.hello.pid
     bpy.ops.preferences.addon_disable(module=MODULE)
     yield pause(1.0)
     check.that(not _alive(pid), "disabling the extension ends the worker")
+
+
+def tiled_scene(folder: Path, size: int) -> Any:
+    """Two tiles beside each other, seen from above, that show a tiled map."""
+    for thing in list(bpy.data.objects):
+        bpy.data.objects.remove(thing)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size * 2 * np.pi
+    for number in (1001, 1002):
+        slopes = 0.3 * np.sin((number - 998) * x) * np.cos(4 * y), 0.3 * np.cos(5 * x)
+        normals = np.stack([*slopes, np.ones_like(x)], axis=-1)
+        normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+        buffer = np.ones((size, size, 4), np.float32)
+        buffer[..., :3] = normals * 0.5 + 0.5
+        tile = bpy.data.images.new("tile", size, size, is_data=True)
+        tile.pixels.foreach_set(buffer.ravel())
+        tile.save(filepath=str(folder / f"tiles.{number}.png"))
+        bpy.data.images.remove(tile)
+    image = bpy.data.images.load(str(folder / "tiles.1001.png"))
+    image.colorspace_settings.name = "Non-Color"
+    image.source = "TILED"
+    mesh = bpy.data.meshes.new("two tiles")
+    corners = [(0, 0, 0), (1, 0, 0), (2, 0, 0), (0, 1, 0), (1, 1, 0), (2, 1, 0)]
+    mesh.from_pydata(corners, [], [(0, 1, 4, 3), (1, 2, 5, 4)])
+    layer = mesh.uv_layers.new(name="UVMap")
+    for loop in mesh.loops:
+        layer.uv[loop.index].vector = corners[loop.vertex_index][:2]
+    material = bpy.data.materials.new("tiles")
+    if bpy.app.version < (5, 0, 0):
+        material.use_nodes = True
+    tree = material.node_tree
+    texture, normal = tree.nodes.new("ShaderNodeTexImage"), tree.nodes.new("ShaderNodeNormalMap")
+    texture.image = image
+    tree.links.new(texture.outputs["Color"], normal.inputs["Color"])
+    shader = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
+    tree.links.new(normal.outputs["Normal"], shader.inputs["Normal"])
+    mesh.materials.append(material)
+    thing = bpy.data.objects.new("two tiles", mesh)
+    bpy.context.scene.collection.objects.link(thing)
+    bpy.context.view_layer.objects.active = thing
+    return image
+
+
+def kept(image: Any) -> dict[int, bytes]:
+    """The tiles that are packed."""
+    return {item.tile_number: bytes(item.packed_file.data) for item in image.packed_files}
+
+
+def white_in(folder: Path, content: bytes) -> int:
+    """White texels of a tile."""
+    path = folder / "tile.png"
+    path.write_bytes(content)
+    image = bpy.data.images.load(str(path), check_existing=False)
+    count = white_texels(image)
+    bpy.data.images.remove(image)
+    return count
+
+
+def tiled_stages(check: Check, main: Any) -> Iterator[Wait]:
+    """A tiled map: the mask is painted on the second tile, on the model, with the brush."""
+    jobs = sys.modules[f"{MODULE}.addon.jobs"]
+    size = 512
+    source = tiled_scene(check.output, size)
+    region = next(item for item in main.regions if item.type == "WINDOW")
+    view = main.spaces.active.region_3d
+    view.view_perspective = "ORTHO"
+    view.view_rotation, view.view_location, view.view_distance = (1, 0, 0, 0), (1, 0.5, 0), 4
+    main.spaces.active.shading.type = "MATERIAL"
+
+    def override() -> Any:
+        return bpy.context.temp_override(window=window(), area=main, region=region)
+
+    bpy.context.scene.normal_inpaint.mask = None
+    bpy.context.scene.normal_inpaint.image = None
+    with override():
+        bpy.ops.ed.undo_push(message="Tiles")
+        bpy.ops.normal_inpaint.new_mask("INVOKE_DEFAULT")
+    yield lambda: jobs.running() is None
+    mask = bpy.context.scene.normal_inpaint.mask
+    check.that(mask is not None and mask.source == "TILED", "New Mask makes a tiled mask")
+    check.that(sorted(kept(mask)) == [1001, 1002], "of all tiles")
+    with override():
+        bpy.ops.normal_inpaint.paint_mask()
+    yield pause(2.0)
+    with override():
+        at = view3d_utils.location_3d_to_region_2d(region, view, (1.45, 0.5, 0))
+        stroke(int(at[0]), int(at[1]))
+        bpy.ops.ed.undo_push(message="Stroke")
+    check.that(mask.is_dirty, "the stroke is in the mask")
+    yield pause(1.0)
+    check.shot("tiles_painting")
+    with override():
+        bpy.ops.normal_inpaint.inpaint("INVOKE_DEFAULT")
+    yield lambda: jobs.running() is None
+    check.that(jobs.state.error is None, f"the tile is repaired ({jobs.state.error})")
+    material = bpy.data.materials["tiles"]
+    result = fed_by(material)
+    files = {number: (check.output / f"tiles.{number}.png").read_bytes() for number in (1001, 1002)}
+    check.that(result.source == "TILED" and result != source, "the result is a tiled image")
+    check.that(kept(result).get(1001) == files[1001], "the tile that was not painted is the same file")
+    check.that(kept(result).get(1002) not in (None, files[1002]), "the painted one is not")
+    mask = bpy.context.scene.normal_inpaint.mask
+    white = [white_in(check.output, kept(mask)[number]) for number in (1001, 1002)]
+    check.that(white[0] == 0 and white[1] > 0, f"the paint is kept, in the second tile alone {white}")
+    yield pause(2.0)
+    check.shot("tiles_done")
+    with override():
+        bpy.ops.ed.undo()
+    yield pause(0.5)
+    material = bpy.data.materials["tiles"]
+    mask = bpy.context.scene.normal_inpaint.mask
+    check.that(fed_by(material).name == source.name, "one undo takes the repair of the tile back")
+    again = [white_in(check.output, kept(mask)[number]) for number in (1001, 1002)]
+    check.that(again == white, f"and leaves the paint {again}")
+    with override():
+        bpy.ops.ed.redo()
+    yield pause(0.5)
+    check.that(fed_by(bpy.data.materials["tiles"]).source == "TILED", "redo brings the tile back")
+    result = fed_by(bpy.data.materials["tiles"])
+    check.that(kept(result).get(1001) == files[1001], "with all of its tiles")
+    with override():
+        bpy.ops.normal_inpaint.inpaint("INVOKE_DEFAULT")
+    yield lambda: jobs.running() is None
+    check.that(jobs.state.error is None, f"and is repaired again ({jobs.state.error})")
 
 
 def _alive(pid: int) -> bool:
