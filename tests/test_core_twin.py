@@ -15,7 +15,7 @@ from blender_normal_inpaint.core.detail import add_detail
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding, encode, unit
-from blender_normal_inpaint.core.otherhalf import LayoutHalf, around
+from blender_normal_inpaint.core.otherhalf import around, of_layout
 from blender_normal_inpaint.core.pipeline import Options, inpaint
 from blender_normal_inpaint.core.regions import Box, Region
 from blender_normal_inpaint.core.resample import block_sum
@@ -155,7 +155,7 @@ def test_boxes_of_the_other_half_lie_where_they_should(shape: tuple[int, int], s
     hole = np.zeros(shape, bool)
     hole[60:90, 40:80] = True
     source = Source(Encoding(), encode(truth, Encoding(), np.dtype("f4")), hole, np.ones(shape, bool))
-    half = LayoutHalf(source)
+    half = of_layout(source, ())
     # What lies in the box is hidden, but its mirror image is not; at the map's edge it is cut off.
     for top, left, tall, broad in ((50, 30, 52, 60), (0, 0, 40, 44), (height - 33, width - 47, 33, 47)):
         box = Box(top, top + tall, left, left + broad)
@@ -224,7 +224,7 @@ def test_a_map_that_is_no_layout_has_no_other_half() -> None:
     skin = unit(np.concatenate([noise, np.ones((256, 256, 1))], -1).astype(np.float32))
     hole = disc(256, 256, 128, 100, 40)
     source = Source(Encoding(), encode(skin, Encoding(), np.dtype("f4")), hole, ~hole | hole)
-    assert LayoutHalf(source).of(Box(0, 64, 0, 64)) is None
+    assert of_layout(source, ()).of(Box(0, 64, 0, 64)) is None
 
 
 def test_an_upright_axis_lies_between_whole_texels() -> None:

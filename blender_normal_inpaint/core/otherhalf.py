@@ -18,7 +18,7 @@ from .basemesh import BaseMesh, lying_in
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .normals import unit
-from .opposites import opposites
+from .opposites import Opposites, opposites
 from .regions import MARGIN, Box, Region
 from .resample import block_any, cubic, enlarge, framed, sampled
 from .source import Source
@@ -85,14 +85,34 @@ def of_layout(source: Source, meshes: Sequence[BaseMesh]) -> OtherHalf:
         source: the map.
         meshes: that wear it, if they are known.
     """
-    layout = LayoutHalf(source)
-    if not meshes or source.space != "tangent" or layout.unlikeness <= _PLAIN:
-        return layout
-    mesh = MeshHalf(source, source.mesh or lying_in(meshes, source.hole))
-    # In a symmetric layout texels fall on texels, which no mesh tells as well; a bent one's axis is chance.
-    if mesh.unlikeness <= min(symmetry.ALIKE, _BETTER * _unlikeness(source, layout.coarse)):
-        return mesh
-    return layout
+    # Seen by single texels: of a large map a small one tells enough.
+    step = -(-max(source.hole.shape) // _LAYOUT)
+    small = source.thinned(step)
+    mirror = _layout(small)
+    # In a symmetric layout texels fall on texels, which no mesh tells as well.
+    if meshes and source.space == "tangent" and not (mirror and mirror.unlikeness <= _PLAIN):
+        pairs = _more_alike(small, mirror, source.mesh or lying_in(meshes, source.hole))
+        if pairs is not None:
+            return MeshHalf(source, pairs)
+    return LayoutHalf(source, mirror.enlarged(step) if mirror is not None else None)
+
+
+def _more_alike(source: Source, mirror: symmetry.Mirror | None, mesh: BaseMesh) -> Opposites | None:
+    """A mesh's opposites, if by them a map's halves are alike, and clearly more so than by its layout."""
+    pairs = opposites(mesh)
+    if pairs is None:
+        return None
+    by_mesh = _unlikeness(source, MeshHalf(source, pairs).everywhere)
+    # A bent layout's axis is chance.
+    by_layout = _unlikeness(source, LayoutHalf(source, mirror).coarse)
+    return pairs if by_mesh <= min(symmetry.ALIKE, _BETTER * by_layout) else None
+
+
+def _layout(source: Source) -> symmetry.Mirror | None:
+    """How a map lies over its mirror image, if it is laid out symmetrically."""
+    found = symmetry.find(*source.read((slice(None), slice(None))), source.space)
+    fits = found is not None and found.unlikeness <= symmetry.ALIKE and abs(found.turn) <= symmetry.UPRIGHT
+    return found if fits else None
 
 
 def _unlikeness(source: Source, coarse: Callable[[Box, int], FloatArray | None]) -> float:
@@ -113,24 +133,12 @@ def _unlikeness(source: Source, coarse: Callable[[Box, int], FloatArray | None])
 
 
 class LayoutHalf:
-    """An `OtherHalf` of a UV layout, if it is laid out symmetrically.
+    """An `OtherHalf` of a UV layout, if it is laid out symmetrically."""
 
-    Attributes:
-        unlikeness: of its halves, see `symmetry.find`; infinite if it is not.
-    """
-
-    def __init__(self, source: Source) -> None:
-        """Find out how the map lies over its mirror image."""
+    def __init__(self, source: Source, mirror: symmetry.Mirror | None) -> None:
+        """Of a map, and how it lies over its mirror image, if it does."""
         self._source = source
-        self._mirror: symmetry.Mirror | None = None
-        self.unlikeness = np.inf
-        # Told by single texels.
-        step = -(-max(source.hole.shape) // _LAYOUT)
-        texels = slice(step // 2, None, step)
-        found = symmetry.find(*source.read((texels, texels)), source.space)
-        if found is not None and found.unlikeness <= symmetry.ALIKE and abs(found.turn) <= symmetry.UPRIGHT:
-            self._mirror = found.enlarged(step)
-            self.unlikeness = found.unlikeness
+        self._mirror = mirror
 
     def of(self, box: Box) -> FloatArray | None:
         """See `OtherHalf`."""
@@ -158,22 +166,12 @@ class LayoutHalf:
 
 
 class MeshHalf:
-    """An `OtherHalf` of any UV layout, if the mesh that wears the map is symmetric.
+    """An `OtherHalf` of any UV layout, if the mesh that wears the map is symmetric."""
 
-    Attributes:
-        unlikeness: of the map's halves; infinite if it is not.
-    """
-
-    def __init__(self, source: Source, mesh: BaseMesh) -> None:
-        """Find out which places of a mesh are each other's mirror image.
-
-        Args:
-            source: the map, in tangent space.
-            mesh: that wears it.
-        """
+    def __init__(self, source: Source, pairs: Opposites) -> None:
+        """Of a map in tangent space, and of which places of its mesh are each other's mirror image."""
         self._source = source
-        self._pairs = opposites(mesh)
-        self.unlikeness = _unlikeness(source, self._twin)
+        self._pairs = pairs
 
     def of(self, box: Box) -> FloatArray | None:
         """See `OtherHalf`."""
@@ -183,11 +181,12 @@ class MeshHalf:
         """See `OtherHalf`."""
         return self._twin(context, step, _near(block_any(self._source.hole[context.slices], step)))
 
-    def _twin(self, context: Box, step: int, near: BoolArray | None = None) -> FloatArray | None:
-        """See `OtherHalf.coarse`; of near texels alone."""
+    def everywhere(self, context: Box, step: int) -> FloatArray | None:
+        """As `coarse`, but far from holes as well."""
+        return self._twin(context, step, None)
+
+    def _twin(self, context: Box, step: int, near: BoolArray | None) -> FloatArray | None:
         pairs, source = self._pairs, self._source
-        if pairs is None:
-            return None
         shape = source.hole.shape[0], source.hole.shape[1]
         half = (step - 1) / 2
         size = -(-context.height // step), -(-context.width // step)

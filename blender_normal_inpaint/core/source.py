@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,12 @@ class Source:
     def space(self) -> str:
         """Of the vectors that are read."""
         return self.encoding.space if self.mesh is None else "tangent"
+
+    def thinned(self, step: int) -> Source:
+        """A smaller map: of each square of so many texels a side the one in the middle."""
+        texels = slice(step // 2, None, step)
+        place = texels, texels
+        return replace(self, pixels=self.pixels[place], hole=self.hole[place], valid=self.valid[place])
 
     def frames(self, place: tuple[slice, slice]) -> Frames | None:
         """The mesh's tangent frames at some texels; None without a mesh."""
