@@ -10,11 +10,12 @@ from synthetic import FakeEngine
 from test_core_basemesh import grid, surface
 
 from blender_normal_inpaint.core import normals as coding
+from blender_normal_inpaint.core import opposites as module
 from blender_normal_inpaint.core import pipeline
 from blender_normal_inpaint.core.basemesh import BaseMesh, lying_in
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
-from blender_normal_inpaint.core.opposites import opposites
+from blender_normal_inpaint.core.opposites import _Nearest, opposites
 from blender_normal_inpaint.core.pipeline import Options
 
 
@@ -54,11 +55,46 @@ def turned():
     return np.linalg.svd(near)[0] @ np.linalg.svd(near)[2]
 
 
-@pytest.mark.parametrize("bend", [0.0, 0.04])
-def test_a_point_s_mirror_image_is_where_the_surface_has_it(bend: float) -> None:
+def test_the_nearest_points_are_found() -> None:
+    rng = np.random.default_rng(2)
+    points = rng.normal(size=(700, 3)) * [1, 0.1, 3]
+    points[::7] = points[::7] * 0.01 + [0.5, 0, 0]  # far closer to each other than the rest
+    places = np.concatenate([rng.normal(size=(300, 3)) * [1.2, 0.3, 3], points[:5], [[50, 0, 0]]])
+    apart = np.linalg.norm(places[:, None] - points, axis=2)
+    for reach in (0.05, 0.4, 9.0):
+        number, distance = _Nearest(points, reach).to(places)
+        there = apart.min(axis=1) <= reach
+        assert np.array_equal(number >= 0, there)
+        assert np.array_equal(number[there], apart.argmin(axis=1)[there])
+        np.testing.assert_allclose(distance[there], apart.min(axis=1)[there])
+        assert np.isinf(distance[~there]).all()
+
+
+def test_a_grid_on_a_dense_mesh_stands_for_it() -> None:
+    mesh, _, _ = dome(two_islands, 96)
+    coarse = mesh.gridded(64)
+    assert len(coarse.triangles) < 0.5 * len(mesh.triangles)
+    size = 256
+    whole = (size, size), (0.0, 0.0), 1, (size, size)
+    fine, rough = mesh.frames(*whole), coarse.frames(*whole)
+    assert not (rough.there & ~fine.there).any() and rough.there.sum() > 0.85 * fine.there.sum()
+    for name in ("normals", "tangents", "bitangents"):
+        cosine = (getattr(fine, name) * getattr(rough, name)).sum(axis=-1)[rough.there]
+        assert np.degrees(np.arccos(np.clip(np.quantile(cosine, 0.01), -1, 1))) < 3
+    assert len(mesh.gridded(1).triangles) <= 2
+
+
+@pytest.mark.parametrize(("bend", "dense"), [(0.0, False), (0.04, False), (0.04, True)])
+def test_a_point_s_mirror_image_is_where_the_surface_has_it(bend: float, dense: bool, monkeypatch) -> None:
     mesh, _, _ = dome(uneven, bend=bend)
+    if dense:
+        monkeypatch.setattr(module, "_DENSE", 1000)
+        monkeypatch.setattr(module, "_CELLS", 60)
     found = opposites(mesh)
-    assert found is not None and len(found.mesh.triangles) > 0.9 * len(mesh.triangles)
+    assert found is not None
+    if dense:
+        mesh = mesh.gridded(60)
+    assert len(found.mesh.triangles) > 0.9 * len(mesh.triangles)
     used = np.unique(found.mesh.triangles)
     # Where a layout like this has the mirror image of each point:
     u, v, corners = grid(48)
@@ -67,6 +103,8 @@ def test_a_point_s_mirror_image_is_where_the_surface_has_it(bend: float) -> None
     image = uneven(1 - u, v)[corners].reshape(-1, 2)
     number = np.array([np.argmin(np.abs(own - place).sum(axis=1)) for place in mesh.places[used]])
     apart = np.linalg.norm(found.places[used] - image[number], axis=1)
+    if dense:  # between corners of the mesh, of which the nearest one is up to half an edge away
+        apart -= np.linalg.norm(mesh.places[used] - own[number], axis=1) * 1.3
     assert np.median(apart) < (1e-4 if bend == 0 else 2e-3) and np.quantile(apart, 0.95) < 0.01
     # The mirrored tangent goes against u, more or less, for the layout bends.
     assert np.allclose(np.linalg.norm(found.turns, axis=1)[used], 1, atol=1e-4)

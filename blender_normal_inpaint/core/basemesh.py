@@ -46,6 +46,9 @@ _MANY, _AT_A_TIME = 6.0, 1 << 19
 #: How often the best turn is looked for, each time among the share of texels that the last one left closest.
 _ROUNDS, _CLOSEST = 3, 0.8
 
+#: Sides of a grid's triangles that are so many times as long as the usual one lie between islands.
+_TORN = 6.0
+
 #: Points of a layout that are closer than that, as a share of its side, are one.
 _SAME = 1 << 16
 
@@ -227,6 +230,38 @@ class BaseMesh:
                 told[texel] += weights[:, i : i + 1] * layers[corners[:, i]]
             there.reshape(-1)[texel] = True
         return told.reshape(*size, -1), there
+
+    def gridded(self, cells: int) -> BaseMesh:
+        """A coarser mesh, of the corners of a grid of so many cells a side over the layout.
+
+        It ends up to a cell before the edges of islands.
+        """
+        side = cells + 1
+        layers = np.column_stack([self.points, self.normals, self.tangents, self.hands])
+        told, there = self.interpolated(layers, (cells, cells), (-0.5, -0.5), 1, (side, side))
+        row, column = np.nonzero(there)
+        number = np.full((side, side), -1, np.int32)
+        number[row, column] = np.arange(row.size)
+        upper_left, upper_right = number[:-1, :-1].reshape(-1), number[:-1, 1:].reshape(-1)
+        lower_left, lower_right = number[1:, :-1].reshape(-1), number[1:, 1:].reshape(-1)
+        triangles = np.concatenate(
+            [
+                np.stack([lower_left, lower_right, upper_left], axis=1),
+                np.stack([lower_right, upper_right, upper_left], axis=1),
+            ]
+        )
+        triangles = triangles[(triangles >= 0).all(axis=1)]
+        values = told[row, column]
+        points = np.ascontiguousarray(values[:, :3])
+        # Where islands are close to each other a triangle may lie between two of them.
+        ends = points[triangles]
+        longest = np.linalg.norm(ends - np.roll(ends, 1, axis=1), axis=2).max(axis=1)
+        if longest.size:
+            triangles = triangles[longest <= _TORN * np.median(longest)]
+        normals = unit(values[:, 3:6])
+        places = (np.stack([column, cells - row], axis=1) / cells).astype(np.float32)
+        hands = np.where(values[:, 9] < 0, np.float32(-1), np.float32(1))
+        return BaseMesh(places, points, normals, _square_to(normals, values[:, 6:9]), hands, triangles)
 
     def covers(
         self,

@@ -12,8 +12,12 @@ from .engine import BoolArray, FloatArray
 from .raster import IntArray
 from .resample import rise
 
-#: Points that tell where the plane of symmetry lies; meshes with more than that in all are not looked at.
-_TRIED, _MOST = 600, 300_000
+#: Points that are mirrored to find the plane of symmetry, and those that tell along which axis it lies.
+_TRIED, _SOME = 600, 20_000
+
+#: A mesh with more triangles is looked at by a grid of so many cells over its layout: what is told of its
+#: points is smooth, and would take as long as there are points.
+_DENSE, _CELLS = 40_000, 224
 
 #: Steps in which it settles.
 _SETTLING = 5
@@ -55,19 +59,27 @@ class Opposites:
 
 
 def opposites(mesh: BaseMesh) -> Opposites | None:
-    """Find the mirror images of a mesh's points; None if it is not symmetric, or too large to tell."""
+    """Find the mirror images of a mesh's points, or of a grid on it; None if it is not symmetric."""
     points = mesh.points.astype(np.float64)
     size = float(np.linalg.norm(np.ptp(points, axis=0)))
-    if not 3 < len(points) <= _MOST or not size > 0:
+    if len(points) <= 3 or not size > 0:
         return None
     nearest = _Nearest(points, _NEAR * size)
     tried = points[:: -(-len(points) // _TRIED)]
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    starts = [_settled(nearest, tried, axis, float(axis @ middle), 1) for axis in np.eye(3)]
+    # Which axis it is a part of the points tells; where the plane lies all do.
+    some = _Nearest(points[:: -(-len(points) // _SOME)], _NEAR * size)
+    starts = [_settled(some, tried, axis, float(axis @ middle), 1) for axis in np.eye(3)]
     normal, along, _ = min(starts, key=lambda plane: plane[2])
     normal, along, off = _settled(nearest, tried, normal, along, _SETTLING)
     if off > _EVEN * size:
         return None
+    if len(mesh.triangles) > _DENSE:
+        mesh = mesh.gridded(_CELLS)
+        points = mesh.points.astype(np.float64)
+        nearest = _Nearest(points, _NEAR * size)
+        if not len(points):
+            return None
     images = points - 2 * (points @ normal - along)[:, None] * normal
     partner, _ = nearest.to(images)
     found = partner >= 0
@@ -129,6 +141,7 @@ class _Nearest:
 
     def __init__(self, points: NDArray[np.float64], reach: float) -> None:
         self.points, self.reach = points, reach
+        self._sorted: dict[float, tuple[NDArray[np.intp], NDArray[np.int64]]] = {}
 
     def to(self, places: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """For places (m, 3) the nearest points' numbers, -1 for none, and their distances, infinite then."""
@@ -159,9 +172,11 @@ class _Nearest:
             number: NDArray[np.int64] = np.clip(((at - low) / cell).astype(np.int64), 1, across - 2)
             return number
 
-        keys = cells(self.points) @ strides
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
+        if cell not in self._sorted:
+            keys = cells(self.points) @ strides
+            order = np.argsort(keys, kind="stable")
+            self._sorted[cell] = order, keys[order]
+        order, keys = self._sorted[cell]
         own = cells(places) @ strides
         number = np.full(len(places), -1, np.intp)
         least = np.full(len(places), np.inf)
@@ -170,12 +185,19 @@ class _Nearest:
                 # Three cells in a row have numbers in a row.
                 first = own + row * strides[0] + column * strides[1]
                 start, end = np.searchsorted(keys, first - 1), np.searchsorted(keys, first + 1, "right")
-                for step in range(int((end - start).max(initial=0))):
-                    some = np.flatnonzero(start + step < end)
-                    point = order[start[some] + step]
-                    square = np.square(self.points[point] - places[some]).sum(axis=1)
-                    better = square < least[some]
-                    least[some[better]], number[some[better]] = square[better], point[better]
+                some = np.flatnonzero(start < end)
+                if not some.size:
+                    continue
+                count = (end - start)[some]
+                ahead = np.cumsum(count) - count
+                point = order[np.arange(count.sum()) - np.repeat(ahead - start[some], count)]
+                square = np.square(self.points[point] - np.repeat(places[some], count, axis=0)).sum(axis=1)
+                lowest = np.minimum.reduceat(square, ahead)
+                # The first of each place's that is as near as its nearest.
+                hits = np.flatnonzero(square == np.repeat(lowest, count))
+                nearest = point[hits[np.searchsorted(hits, ahead)]]
+                better = lowest < least[some]
+                least[some[better]], number[some[better]] = lowest[better], nearest[better]
         return number, np.sqrt(least)
 
 
