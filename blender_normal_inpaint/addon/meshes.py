@@ -13,7 +13,11 @@ from . import nodes
 
 
 def of_map(
-    material: bpy.types.Material, place: nodes.Place, wearer: bpy.types.Object | None, forms: bool
+    material: bpy.types.Material,
+    place: nodes.Place,
+    wearer: bpy.types.Object | None,
+    forms: bool,
+    notices: list[str],
 ) -> list[Triangles]:
     """The meshes that show a map. Main thread.
 
@@ -23,6 +27,7 @@ def of_map(
         wearer: The object that is meant.
         forms: Whether their forms matter: then that object's mesh comes as it is edited and, if anything
             changes it, as it is seen.
+        notices: What the user should know is added to them.
 
     Returns:
         No mesh if no object wears the material, or the layout cannot be told.
@@ -37,9 +42,19 @@ def of_map(
         slots = _slots(thing, material)
         if not slots or thing.data in done:
             continue
+        read, too_many = [], 0
         for mesh in _versions(thing, forms and not done):
-            raw = _read(mesh, slots, layer)
-            result += [raw] if raw is not None else []
+            mesh.calc_loop_triangles()
+            count = len(mesh.loop_triangles)
+            raw = _read(mesh, slots, layer) if count <= MOST else None
+            read += [raw] if raw is not None else []
+            too_many = count if count > MOST else too_many
+        if not read and too_many:
+            notices.append(
+                f'The mesh of "{thing.name}" was not used: it has {too_many:,} triangles, and {MOST:,} '
+                "can be used at most."
+            )
+        result += read
         done.add(thing.data)
     return result
 
@@ -81,15 +96,14 @@ def _versions(thing: bpy.types.Object, seen_too: bool) -> Iterator[bpy.types.Mes
 
 
 def _read(mesh: bpy.types.Mesh, slots: list[int], layer: str) -> Triangles | None:
-    """The part of a mesh that wears a material of some slots, None if it is nothing or too much."""
+    """The part of a mesh, cut into triangles, that wears a material of some slots; None if it is nothing."""
     uv_layer: Any = mesh.uv_layers.get(layer) if layer else None
     if uv_layer is None:
         uv_layer = next((each for each in mesh.uv_layers if each.active_render), None)
     if uv_layer is None or not len(uv_layer.uv):
         return None
-    mesh.calc_loop_triangles()
     count = len(mesh.loop_triangles)
-    if not 0 < count <= MOST:
+    if not count:
         return None
     loops, corners = np.empty(3 * count, np.int32), np.empty(3 * count, np.int32)
     material = np.empty(count, np.int32)

@@ -211,7 +211,7 @@ def prepare(
     forms = encoding.space == "object"
     laid_out = encoding.space != "camera"
     if choices.mesh and laid_out and material is not None and found is not None:
-        worn = meshes.of_map(material, found.place, wearer, forms)
+        worn = meshes.of_map(material, found.place, wearer, forms, notices)
     return Repair(
         source=source.session_uid,
         name=source.name,

@@ -566,6 +566,13 @@ def base_mesh(work: Path) -> None:
     assert off(api.inpaint(detail=False)) > 10
     assert len(api.notices()) == 1 and "degrees apart" in api.notices()[0], api.notices()
 
+    # One that is too dense is not used, and that is said.
+    fresh()
+    addon("meshes").MOST, most = 1000, addon("meshes").MOST
+    assert abs(off(api.inpaint(detail=False)) - without) < 1e-3
+    addon("meshes").MOST = most
+    assert len(api.notices()) == 1 and "triangles, and 1,000" in api.notices()[0], api.notices()
+
     # In tangent space it tells where skin is: a flat gap around it is not gone on with.
     tilted = np.zeros((size, size, 3), np.float32)
     tilted[:] = (0.8, 0.5, 0.9)
