@@ -182,6 +182,8 @@ class _TiledPaint:
 class Tiled:
     """A map of tiles; of each the mask and the valid area, if it has them."""
 
+    #: What the files of the result are named for.
+    name: str
     parts: Mapping[int, tiles.Tile]
     masks: Mapping[int, tiles.Tile]
     valid: Mapping[int, tiles.Tile]
@@ -198,7 +200,7 @@ class Tiled:
         if not client.alive:
             progress(0.0, "Starting the engine")
             client.ensure_started(cancel)
-        files = tiles.Files()
+        files = tiles.Files(self.name)
         try:
             with client.for_files() as handler:
                 return self._repaired(fix, handler, files, progress, cancel)
@@ -229,8 +231,7 @@ class Tiled:
             mask_here = masked.pop(number, None)
             if mask_here is None and self._same(tile, ending):
                 content = tile.kept if isinstance(tile.kept, bytes) else tile.kept.read_bytes()
-                files.paths[number] = path = folder / f"tile.{number}{ending}"
-                put(path, content)
+                put(files.add(number, ending), content)
                 continue
             pixels = handler.read_map(tile.file(folder, ENDINGS.get(self.kind, ".png")), cancel=cancel)
             if mask_here is not None:
@@ -255,8 +256,7 @@ class Tiled:
                 done += 1
             kind = lossless(self.kind, pixels.dtype.name)
             ending = ending or ENDINGS[kind]
-            files.paths[number] = path = folder / f"tile.{number}{ending}"
-            handler.write_map(path, pixels, kind, cancel=cancel)
+            handler.write_map(files.add(number, ending), pixels, kind, cancel=cancel)
         progress(1.0, "Finishing")
         return Repaired(files, texels, notices, self.paint)
 
@@ -295,7 +295,8 @@ def read_tiled(
     paint = _TiledPaint(mask.session_uid) if images.holds_unsaved_paint(mask) else None
     masks = tiles.of(mask, "mask")
     areas = tiles.of(valid, "valid area") if valid is not None else {}
-    return Tiled(found, masks, areas, file_format.kind, paint), file_format
+    name = bpy.path.clean_name(images.result_name(udim.plain(source.name)))
+    return Tiled(name, found, masks, areas, file_format.kind, paint), file_format
 
 
 # A new mask -------------------------------------------------------------------------------------------
@@ -305,6 +306,8 @@ def read_tiled(
 class NewMask:
     """A mask for a tiled map, to be: all of its tiles, at their sizes."""
 
+    title: str
+    #: What its files are named for.
     name: str
     parts: Mapping[int, tiles.Tile]
     kind: str
@@ -316,15 +319,15 @@ class NewMask:
         Raises:
             InpaintError: As `WorkerClient.read_map`.
         """
-        files = tiles.Files()
+        files = tiles.Files(self.name)
         try:
             with client.for_files() as handler:
                 for done, (number, tile) in enumerate(self.parts.items()):
                     progress(done / len(self.parts), f"Reading tile {number}")
                     kept = tile.file(files.folder.path, ENDINGS.get(self.kind, ".png"))
                     pixels = handler.read_map(kept, cancel=cancel)
-                    files.paths[number] = files.folder.path / f"mask.{number}.png"
-                    put(files.paths[number], png.encode(images.dark_relief(pixels, self.show_map)))
+                    mask = png.encode(images.dark_relief(pixels, self.show_map))
+                    put(files.add(number, ".png"), mask)
         except BaseException:
             files.folder.remove()
             raise
@@ -333,7 +336,7 @@ class NewMask:
     def finish(self, files: tiles.Files) -> bpy.types.Image:
         """On the main thread: the image. See `tiles.assembled`."""
         try:
-            return images.as_mask(tiles.assembled(images.mask_name(udim.plain(self.name)), files.paths))
+            return images.as_mask(tiles.assembled(self.title, files.paths))
         finally:
             files.folder.remove()
 
@@ -342,4 +345,5 @@ def new_tiled_mask(source: bpy.types.Image, show_map: bool) -> NewMask:
     """What a mask for a tiled map is made from. See `images.create_mask`; it raises as `tiles.of`."""
     found = tiles.of(source, "normal map")
     file_format = next(iter(found.values())).format() or images.format_of(source)
-    return NewMask(source.name, found, file_format.kind, show_map)
+    title = images.mask_name(udim.plain(source.name))
+    return NewMask(title, bpy.path.clean_name(title), found, file_format.kind, show_map)

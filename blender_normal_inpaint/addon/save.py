@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import bpy
@@ -117,4 +118,8 @@ def suggested_path(image: bpy.types.Image) -> Path:
     name = Path(origin).name if origin else image.name
     name = udim.plain(name) if tiled else name
     path = folder / f"{bpy.path.clean_name(images.result_name(name) if origin else name)}{ending}"
-    return udim.pattern(path) if tiled else path
+    if not tiled:
+        return path
+    # Blender warns before it replaces a file, but knows nothing of tiles.
+    free = (path.with_stem(f"{path.stem}_{number}" if number > 1 else path.stem) for number in count(1))
+    return next(each for each in map(udim.pattern, free) if not udim.tiles(each))

@@ -7,8 +7,9 @@ is for the job's thread: `Tile.file`, and whatever is done with the files.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from ..core import udim
 from ..core.errors import InpaintError
 from ..core.files import put
 from ..worker.jobfolder import JobFolder
+from ..worker.protocol import storage_error
 from . import images
 from .depth import FileFormat, sniff_bytes, sniff_file
 from .properties import memory_of
@@ -47,12 +49,28 @@ class Tile:
         return path
 
 
-@dataclass
 class Files:
-    """Tiles' files by their numbers, in a private folder, on their way to an image."""
+    """Tiles' files by their numbers, in a private folder, on their way to an image.
 
-    folder: JobFolder = field(default_factory=JobFolder)
-    paths: dict[int, Path] = field(default_factory=dict)
+    Args:
+        name: of the image; the files are named for it, for they are what unpacking it would write.
+
+    Raises:
+        InpaintError: `disk_full`, `not_writable`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.paths: dict[int, Path] = {}
+        try:
+            self.folder = JobFolder()
+        except OSError as error:
+            raise storage_error(error, "the tiles", Path(tempfile.gettempdir())) from error
+
+    def add(self, number: int, ending: str) -> Path:
+        """Where a tile's file is to be written."""
+        path = self.paths[number] = self.folder.path / f"{self._name}.{number}{ending}"
+        return path
 
 
 def is_tiled(image: bpy.types.Image | None) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -1185,12 +1186,16 @@ def tiled(work: Path) -> None:
         assert suggested.parent == work and "_inpainted.<UDIM>." in suggested.name, suggested
         saved = str(work / "saved" / name)
         assert bpy.ops.normal_inpaint.save_result(filepath=saved) == {"FINISHED"}
+        assert all(suggested.name.split(".<")[0] in item.filepath for item in result.packed_files)
         if name == names[0]:
+            (work / suggested.name.replace("<UDIM>", "1002")).write_bytes(b"")
+            other = addon("save").suggested_path(result)
+            assert other.name == suggested.name.replace("_inpainted", "_inpainted_2"), other
             assert api.save_result(result, work / "saved" / "deep.tif").name == "deep.<UDIM>.tif"
         results[name] = result.name
         assert before != snapshot()[1]
     # The folder of the tiles on their way is gone.
-    assert not list(Path(bpy.app.tempdir).glob("normal_inpaint_*/tile.*"))
+    assert not list(Path(tempfile.gettempdir()).glob("normal_inpaint_*/*_inpainted.*"))
     bpy.ops.wm.save_as_mainfile(filepath=str(work / "tiled.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(work / "tiled.blend"))
     for name, result in results.items():
