@@ -9,13 +9,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import bpy
 
 from ..core import udim
 from ..core.engine import BoolArray, Cancel, FloatArray, Pixels, Progress
-from ..core.errors import InpaintError
+from ..core.errors import Cancelled, InpaintError
 from ..core.files import lossless, put
 from ..core.pipeline import Result
 from ..worker.client import WorkerClient
@@ -212,59 +213,67 @@ class Tiled:
         self, fix: Fix, handler: WorkerClient, files: tiles.Files, progress: Progress, cancel: Cancel
     ) -> Repaired:
         folder = files.folder.path
-        masked: dict[int, BoolArray] = {}
+        masked = self._masked(handler, folder, progress, cancel)
+        notices = [
+            f"The mask of tile {number} was left out: the map has no such tile."
+            for number in masked.keys() - self.parts.keys()
+        ]
+        wanted = sorted(masked.keys() & self.parts.keys())
+        if not wanted:
+            raise InpaintError("mask_empty")
+        texels, kind = 0, ""
+        for done, number in enumerate(wanted):
+            tile, valid = self.parts[number], self.valid.get(number)
+            area = handler.read_mask(valid.file(folder, ".png"), cancel=cancel) if valid else None
+            pixels = handler.read_map(tile.file(folder, self._ending), cancel=cancel)
+
+            def part(fraction: float, text: str, done: int = done, number: int = number) -> None:
+                progress((done + fraction) / len(wanted), f"Tile {number}: {text}")
+
+            try:
+                result = fix(pixels, masked.pop(number), area, number, part)
+            except InpaintError as error:
+                error.message = f"Tile {number}: {error.message}"
+                raise
+            texels += result.hole_texels
+            notices += [f"Tile {number}: {notice}" for notice in result.notices]
+            own = lossless(self.kind, pixels.dtype.name)
+            kind = kind or own
+            handler.write_map(files.add(number, ENDINGS[kind]), result.pixels, own, cancel=cancel)
+        progress(1.0, "Finishing")
+        for number in self.parts.keys() - wanted:
+            self._keep(self.parts[number], kind, handler, files, cancel)
+        return Repaired(files, texels, notices, self.paint)
+
+    def _masked(
+        self, handler: WorkerClient, folder: Path, progress: Progress, cancel: Cancel
+    ) -> dict[int, BoolArray]:
+        """The masks of the tiles that have something to repair, by their numbers."""
+        masked = {}
         for number, tile in self.masks.items():
             progress(0.0, f"Reading the mask of tile {number}")
             mask = handler.read_mask(tile.file(folder, ".png"), cancel=cancel)
             if mask.any():
                 masked[number] = mask
-        notices = [
-            f"The mask of tile {number} was left out: the map has no such tile."
-            for number in masked.keys() - self.parts.keys()
-        ]
-        done, wanted, texels, ending = 0, len(masked) - len(notices), 0, ""
-        if not wanted:
-            raise InpaintError("mask_empty")
-        # The repaired ones first: they tell what the files are like.
-        for number in sorted(self.parts, key=lambda number: number not in masked):
-            tile = self.parts[number]
-            mask_here = masked.pop(number, None)
-            if mask_here is None and self._same(tile, ending):
-                content = tile.kept if isinstance(tile.kept, bytes) else tile.kept.read_bytes()
-                put(files.add(number, ending), content)
-                continue
-            pixels = handler.read_map(tile.file(folder, ENDINGS.get(self.kind, ".png")), cancel=cancel)
-            if mask_here is not None:
-                valid = self.valid.get(number)
-                valid_here = (
-                    handler.read_mask(valid.file(folder, ".png"), cancel=cancel)
-                    if valid is not None
-                    else None
-                )
+        return masked
 
-                def part(fraction: float, text: str, done: int = done, number: int = number) -> None:
-                    progress((done + fraction) / wanted, f"Tile {number}: {text}")
+    def _keep(
+        self, tile: tiles.Tile, kind: str, handler: WorkerClient, files: tiles.Files, cancel: Cancel
+    ) -> None:
+        """A tile that stays as it is stays the very file, if that is of a kind with the others."""
+        if cancel():
+            raise Cancelled()
+        path, found = files.add(tile.number, ENDINGS[kind]), tile.format()
+        if (found.kind if found is not None else self.kind) == kind:
+            put(path, tile.kept if isinstance(tile.kept, bytes) else tile.kept.read_bytes())
+            return
+        pixels = handler.read_map(tile.file(files.folder.path, self._ending), cancel=cancel)
+        handler.write_map(path, pixels, lossless(kind, pixels.dtype.name), cancel=cancel)
 
-                try:
-                    result = fix(pixels, mask_here, valid_here, number, part)
-                except InpaintError as error:
-                    error.message = f"Tile {number}: {error.message}"
-                    raise
-                pixels = result.pixels
-                texels += result.hole_texels
-                notices += [f"Tile {number}: {notice}" for notice in result.notices]
-                done += 1
-            kind = lossless(self.kind, pixels.dtype.name)
-            ending = ending or ENDINGS[kind]
-            handler.write_map(files.add(number, ending), pixels, kind, cancel=cancel)
-        progress(1.0, "Finishing")
-        return Repaired(files, texels, notices, self.paint)
-
-    def _same(self, tile: tiles.Tile, ending: str) -> bool:
-        """Whether a tile that stays as it is can stay the very file."""
-        found = tile.format()
-        kind = found.kind if found is not None else self.kind
-        return ENDINGS.get(kind, "") == ending
+    @property
+    def _ending(self) -> str:
+        """For files of packed tiles, which a reader may need to tell what they are."""
+        return ENDINGS.get(self.kind, ".png")
 
     def create(self, name: str, alpha_mode: str, content: Content) -> bpy.types.Image:
         """The image of what was repaired. See `tiles.assembled`."""
