@@ -332,3 +332,30 @@ def test_jpeg_masks(tmp_path):
     target.close()
     mask = files.read_mask(path)
     assert mask[6:9, 7:18].all() and not mask[12:].any()
+
+
+def test_a_file_is_put_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "größe.1001.png"
+    files.put(target, b"one")
+    files.put(target, b"another")
+    assert target.read_bytes() == b"another" and list(tmp_path.iterdir()) == [target]
+    assert code_of(lambda: files.put(tmp_path / "no" / "a.png", b"")) == "not_writable"
+    (tmp_path / "folder.png").mkdir()
+    assert code_of(lambda: files.put(tmp_path / "folder.png", b"")) == "not_writable"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", target.name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "wanted"),
+    [
+        ("png", "uint16", "png"),
+        ("tga", "uint8", "tga"),
+        ("tga", "uint16", "png"),
+        ("jpeg", "uint8", "png"),
+        ("tiff", "float16", "exr"),
+        ("tiff", "float32", "tiff"),
+        ("", "float16", "exr"),
+    ],
+)
+def test_kinds_of_files_that_hold_samples_exactly(kind, dtype, wanted):
+    assert files.lossless(kind, dtype) == wanted

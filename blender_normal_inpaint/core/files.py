@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -300,24 +301,37 @@ def lossless(kind: str, dtype: str) -> str:
     return "png" if dtype.startswith("uint") else "exr"
 
 
-def put(path: Path, content: bytes) -> None:
-    """Write a file that is all there already, beside its place, and move it there: whole or not at all.
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A file beside a place, to be written: moved there at the end, in place of the old one, or not at all.
 
     Raises:
         InpaintError: `not_writable`, `disk_full`.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        with temporary.open("wb") as target:
-            target.write(content)
-            target.flush()
-            os.fsync(target.fileno())
+        # Python's own file gives errors with a number, and the permissions that a new file should have.
+        with temporary.open("wb"):
+            pass
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
         raise _storage(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file that is all there already: whole or not at all.
+
+    Raises:
+        InpaintError: `not_writable`, `disk_full`.
+    """
+    with _replaced(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_map(path: Path, pixels: Pixels, like: MapFile | str | None = None) -> None:
@@ -346,14 +360,7 @@ def write_map(path: Path, pixels: Pixels, like: MapFile | str | None = None) -> 
     if path.is_dir():
         raise _not_writable(path, "it is a folder")
     oiio = _oiio()
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        # Python's own file gives errors with a number, and the permissions that a new file should have.
-        with temporary.open("wb"):
-            pass
-    except OSError as error:
-        raise _storage(path, error) from error
-    try:
+    with _replaced(path) as temporary:
         target = oiio.ImageOutput.create(form)
         if target is None:
             raise InpaintError(
@@ -372,11 +379,3 @@ def write_map(path: Path, pixels: Pixels, like: MapFile | str | None = None) -> 
                 trouble = "it could not be written whole"
         if trouble:
             raise _failed(path, temporary, pixels, trouble)
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise _storage(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
