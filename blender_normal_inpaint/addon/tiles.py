@@ -81,13 +81,15 @@ def is_tiled(image: bpy.types.Image | None) -> bool:
 def of(image: bpy.types.Image, role: str) -> dict[int, Tile]:
     """The tiles of an image by their numbers, those that have pixels. Main thread.
 
-    What lies in memory alone, as a mask's paint does, is packed: nothing of it is lost, and it can be read.
+    What lies in memory alone, as the paint of a mask made here does, is packed: nothing of it is lost, and it
+    can be read.
 
     Raises:
         InpaintError: `unsaved` if what is kept is not what is seen; `no_pixels`.
     """
     if image.is_dirty:
-        if not memory_of(image).is_mask and (image.filepath or len(image.packed_files)):
+        # What was packed as a file of its own kind would not be so again; and what is on disk stays there.
+        if not memory_of(image).is_mask if len(image.packed_files) else image.filepath:
             raise InpaintError("unsaved", f'The tiled {role} "{image.name}" has changes that are not saved.')
         pack(image)
     packed = {item.tile_number: item.packed_file.data for item in cast(Any, image.packed_files)}

@@ -1293,3 +1293,9 @@ def tiled(work: Path) -> None:
     assert all(all(tile.size) for tile in mask.tiles)
     kept = tiles.of(mask, "mask")
     (work / "mask.1002.png").write_bytes(kept[1002].kept)
+    # A mask that was saved as files stays files: its paint has to be saved there.
+    mask.unpack(method="WRITE_LOCAL")
+    assert len(mask.packed_files) == 0 and sorted(tiles.of(mask, "mask")) == numbers
+    write(mask, values)
+    fails(click, "not saved")
+    assert len(mask.packed_files) == 0 and mask.is_dirty
