@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_what_is_not_symmetric_has_no_opposites() -> None:
     flat = np.zeros((3, 3), np.float32)
     one = np.array([[0, 1, 2]], np.int32)
     assert opposites(BaseMesh.of(flat, one, rng.random((1, 3, 2)).astype(np.float32))) is None
+
+
+def test_a_dense_mesh_that_no_grid_meets_has_no_opposites(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_DENSE", 10)
+    mesh, _, _ = dome(even, 8)
+    for side in (1e-6, 1.5 / module._CELLS):  # between the corners of the grid, or on one or two of them
+        shrunk = replace(mesh, places=(0.5004 + side * mesh.places).astype(np.float32))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert opposites(shrunk) is None
+    assert opposites(mesh) is not None
 
 
 def bumpy(u, v):

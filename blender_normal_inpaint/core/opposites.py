@@ -76,10 +76,10 @@ def opposites(mesh: BaseMesh) -> Opposites | None:
         return None
     if len(mesh.triangles) > _DENSE:
         mesh = mesh.gridded(_CELLS)
+        if not len(mesh.triangles) or not np.ptp(mesh.points, axis=0).any():
+            return None
         points = mesh.points.astype(np.float64)
         nearest = _Nearest(points, _NEAR * size)
-        if not len(points):
-            return None
     images = points - 2 * (points @ normal - along)[:, None] * normal
     partner, _ = nearest.to(images)
     found = partner >= 0
