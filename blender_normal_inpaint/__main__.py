@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from .core import files, pipeline, udim
-from .core.basemesh import Triangles
+from .core.basemesh import BaseMesh, Triangles
 from .core.engine import Filler
 from .core.errors import InpaintError
 from .core.fill import LocalFiller
@@ -114,6 +115,18 @@ class _Task:
     output: Path
     #: The number of the tile that it is, if it is one.
     tile: int | None = None
+
+
+class _Mesh:
+    """The mesh that wears the maps; what of it lies in a tile is worked out once."""
+
+    def __init__(self, triangles: Triangles) -> None:
+        self._base = functools.cache(triangles.base)
+        self._spans_tiles = triangles.spans_tiles()
+
+    def of(self, task: _Task) -> BaseMesh | None:
+        """What of it wears a map. In a folder a number in a name is a tile's if the mesh has several."""
+        return self._base(task.tile or (udim.number_of(task.normal.name) if self._spans_tiles else None))
 
 
 class _Bar:
@@ -258,18 +271,14 @@ def _repair(
     filler: Filler,
     encoding: Encoding,
     options: pipeline.Options,
-    mesh: Triangles | None,
+    mesh: _Mesh | None,
     bar: _Bar,
 ) -> dict[str, Any]:
     """Repair one map and say what was done."""
     started = time.perf_counter()
     if task.mask is None:
         return _copy(task)
-    base = None
-    if mesh is not None:
-        # In a folder a number in a name is a tile's if the mesh has several.
-        tile = task.tile or (udim.number_of(task.normal.name) if mesh.spans_tiles() else None)
-        base = mesh.base(tile)
+    base = mesh.of(task) if mesh is not None else None
     source = files.read_map(task.normal)
     files.check_target(task.output, source)
     result = pipeline.inpaint(
@@ -424,7 +433,7 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
             detail=not arguments.no_detail,
             symmetry=not arguments.no_symmetry,
         )
-        mesh = read_mesh(arguments.mesh) if arguments.mesh and tasks else None
+        mesh = _Mesh(read_mesh(arguments.mesh)) if arguments.mesh and tasks else None
         bar = _Bar(len(tasks), quiet=False)
         for task in tasks:
             assert filler is not None

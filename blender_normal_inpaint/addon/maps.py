@@ -263,9 +263,9 @@ class Tiled:
         """A tile that stays as it is stays the very file, if that is of a kind with the others."""
         if cancel():
             raise Cancelled()
-        path, found = files.add(tile.number, ENDINGS[kind]), tile.format()
-        if (found.kind if found is not None else self.kind) == kind:
-            put(path, tile.kept if isinstance(tile.kept, bytes) else tile.kept.read_bytes())
+        path = files.add(tile.number, ENDINGS[kind])
+        if tile.kind(self.kind) == kind:
+            put(path, tile.content())
             return
         pixels = handler.read_map(tile.file(files.folder.path, self._ending), cancel=cancel)
         handler.write_map(path, pixels, lossless(kind, pixels.dtype.name), cancel=cancel)
@@ -300,7 +300,7 @@ def read_tiled(
             )
     images.check_color_space(source, False)
     found = tiles.of(source, "normal map")
-    file_format = next(iter(found.values())).format() or images.format_of(source)
+    file_format = tiles.format_of(found, source)
     paint = _TiledPaint(mask.session_uid) if images.holds_unsaved_paint(mask) else None
     masks = tiles.of(mask, "mask")
     areas = tiles.of(valid, "valid area") if valid is not None else {}
@@ -353,6 +353,6 @@ class NewMask:
 def new_tiled_mask(source: bpy.types.Image, show_map: bool) -> NewMask:
     """What a mask for a tiled map is made from. See `images.create_mask`; it raises as `tiles.of`."""
     found = tiles.of(source, "normal map")
-    file_format = next(iter(found.values())).format() or images.format_of(source)
+    file_format = tiles.format_of(found, source)
     title = images.mask_name(udim.plain(source.name))
     return NewMask(title, bpy.path.clean_name(title), found, file_format.kind, show_map)

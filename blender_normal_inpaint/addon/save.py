@@ -78,10 +78,9 @@ class TiledSaving(_Task):
                     if cancel():
                         raise Cancelled()
                     target = udim.in_path(self.path, number)
-                    found = tile.format()
-                    kind = found.kind if found is not None else self.kind
+                    kind = tile.kind(self.kind)
                     if ending in {ENDINGS.get(kind), *_ALIKE.get(kind, ())}:
-                        put(target, tile.kept if isinstance(tile.kept, bytes) else tile.kept.read_bytes())
+                        put(target, tile.content())
                         continue
                     pixels = handler.read_map(
                         tile.file(folder.path, ENDINGS.get(kind, ".png")), cancel=cancel

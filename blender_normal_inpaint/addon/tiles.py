@@ -36,6 +36,15 @@ class Tile:
         """What its first bytes tell; None for kinds that they do not tell."""
         return sniff_bytes(self.kept) if isinstance(self.kept, bytes) else sniff_file(self.kept)
 
+    def kind(self, otherwise: str) -> str:
+        """The kind of file that it is; `otherwise` where its first bytes do not tell."""
+        found = self.format()
+        return found.kind if found is not None else otherwise
+
+    def content(self) -> bytes:
+        """In the job's thread: the whole file."""
+        return self.kept if isinstance(self.kept, bytes) else self.kept.read_bytes()
+
     def file(self, folder: Path, ending: str) -> Path:
         """In the job's thread: a file of it. What is packed is written into a folder.
 
@@ -103,6 +112,11 @@ def of(image: bpy.types.Image, role: str) -> dict[int, Tile]:
     if not result:
         raise InpaintError("no_pixels", f'The tiled {role} "{image.name}" has no pixels, in files or packed.')
     return result
+
+
+def format_of(found: Mapping[int, Tile], image: bpy.types.Image) -> FileFormat:
+    """The type of file of an image's tiles: of the first one."""
+    return next(iter(found.values())).format() or images.format_of(image)
 
 
 def pack(image: bpy.types.Image) -> None:
