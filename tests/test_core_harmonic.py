@@ -161,3 +161,14 @@ def test_islands_that_no_border_touches_stay_within_what_is_known(seed):
     result = harmonic.extend(values, border, unknown)
     assert np.isfinite(result).all()
     assert np.abs(result).max() <= np.abs(values * border).max()
+
+
+def test_steps_go_around_walls_and_end_at_the_most():
+    known, inside = np.zeros((5, 6), bool), np.ones((5, 6), bool)
+    known[0, 0] = True
+    inside[:4, 2] = inside[0, 0] = False
+    steps = harmonic.steps_from(known, inside, 9)
+    assert steps[0].tolist() == [0, 1, 0, 9, 9, 9] and steps[4].tolist() == [4, 5, 6, 7, 8, 9]
+    assert steps[3].tolist() == [3, 4, 0, 8, 9, 9] and not steps[~inside].any()
+    inside[4, 2] = False
+    assert (harmonic.steps_from(known, inside, 7)[:, 3:] == 7).all()

@@ -202,9 +202,9 @@ def test_object_cases_lie_on_a_mesh_without_their_finer_forms() -> None:
         assert 0.5 < angles(bare.truth, worn.truth)[bare.valid].mean() < 6
 
 
-def test_layouts_that_are_not_symmetric_hide_an_eye_and_a_side() -> None:
+def test_layouts_that_are_not_symmetric_hide_an_eye_a_side_and_the_nose() -> None:
     cases = evaluate.layout_cases(_Domes(), "ict", 1, 96, 1)
-    assert {case.family for case in cases} >= {"bent, side", "islands, side"}
+    assert {case.family for case in cases} >= {"bent, side", "islands, side", "bent, nose", "islands, nose"}
     for case in cases:
         assert case.space == "tangent" and case.mesh is not None and not (case.hole & ~case.valid).any()
         assert np.allclose(np.linalg.norm(case.truth[case.valid], axis=-1), 1, atol=1e-4)
@@ -214,6 +214,21 @@ def test_layouts_that_are_not_symmetric_hide_an_eye_and_a_side() -> None:
         assert (case.valid != mirrored).mean() > 0.01
     again = evaluate.layout_cases(_Domes(), "ict", 1, 96, 1)
     assert all(np.array_equal(a.truth, b.truth) for a, b in zip(cases, again, strict=True))
+
+
+def test_both_sides_of_seams_are_compared_where_a_hole_crosses_one() -> None:
+    cases = {case.family: case for case in evaluate.layout_cases(_Domes(), "ict", 1, 96, 1)}
+    whole, cut = cases["bent, nose"], cases["islands, nose"]
+    assert np.isnan(list(evaluate.at_seams(whole, whole.truth).values())).all()
+    right = cut.truth.copy()
+    same = evaluate.at_seams(cut, right)
+    assert same["seams"] == same["seams_true"] > 0
+    # One of both halves has come back tilted.
+    half = cut.hole & (np.arange(96) > 48)
+    assert half.any() and (cut.hole & ~half).any()
+    right[half] = (0.6, 0, 0.8)
+    off = evaluate.at_seams(cut, right)
+    assert off["seams"] > 1.5 * same["seams"] and off["seams_true"] == same["seams_true"]
 
 
 def test_smoothing_is_towards_the_neighbours() -> None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from blender_normal_inpaint.core.basemesh import BaseMesh
 from blender_normal_inpaint.core.fill import LocalFiller
-from blender_normal_inpaint.core.normals import Encoding
+from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
 from blender_normal_inpaint.core.pipeline import Options, inpaint
+from blender_normal_inpaint.core.seams import Seams
 from blender_normal_inpaint.nets import build_generator
 from blender_normal_inpaint.worker.engines import create_engine
 
@@ -458,7 +459,7 @@ def evaluate(
             measures: list[dict[str, float]] = []
             for case in (case for case in cases if case.family == family):
                 filled = method(case)
-                measures.append(measure(filled, case.truth, case.hole, case.valid))
+                measures.append(measure(filled, case.truth, case.hole, case.valid) | at_seams(case, filled))
                 if len(rows) < 6:
                     rows += sheets.rows_of(case.truth, case.hole, case.valid, filled)
             table[name][family] = mean_of(measures)
@@ -466,6 +467,32 @@ def evaluate(
                 sheets.write(sheet_folder / f"{name}_{family}.png".replace(" ", "_"), rows)
             say(f"{name}, {family}: {table[name][family]['mean']:.2f} degrees")
     return table
+
+
+def at_seams(case: Case, filled: F32) -> dict[str, float]:
+    """How far apart, in degrees, both sides of a layout's seams are in the hole, repaired and in truth.
+
+    Args:
+        case: the damaged map.
+        filled: the repaired map (h, w, 3).
+
+    Returns:
+        Means; NaN where there is no mesh, or no seam of it in the hole.
+    """
+    result = {"seams": float("nan"), "seams_true": float("nan")}
+    mesh, size = case.mesh, (case.hole.shape[0], case.hole.shape[1])
+    seams = Seams.of(mesh, size[1], size[0]) if mesh is not None else None
+    if mesh is None or seams is None:
+        return result
+    shown = case.valid & mesh.covers(size, (0.0, 0.0), 1, size)
+    hidden = np.logical_or(*(case.hole[side.blocks(size)] for side in seams.sides))
+    frames = mesh.frames(size, (0.0, 0.0), 1, size) if case.space == "object" else None
+    for key, field in zip(result, (filled, case.truth), strict=True):
+        one, two, good = seams.seen(field if frames is None else frames.local(field), shown)
+        chosen = good & hidden
+        if chosen.any():
+            result[key] = float(angular_error(unit(one[chosen]), unit(two[chosen])).mean())
+    return result
 
 
 def markdown(table: Mapping[str, Mapping[str, Mapping[str, float]]], key: str, digits: int = 2) -> str:

@@ -36,7 +36,7 @@ LAYOUTS: dict[str, Change] = {"bent": bent, "islands": islands}
 
 
 def hidden(head: Head, places: F32) -> dict[str, Bool]:
-    """What may be hidden of a head in its layout: an eye with its brow, and one side of the face.
+    """What may be hidden of a head in its layout: an eye with its brow, one side of the face, and the nose.
 
     Args:
         head: the surface.
@@ -47,4 +47,5 @@ def hidden(head: Head, places: F32) -> dict[str, Bool]:
     return {
         "eye": (np.hypot(x - 3.2, y - 3.2) < 2.6) & (z > -9),
         "side": (x > 0.2) & (y > -5) & (y < 6) & (z > -14),
+        "nose": (np.hypot(x, y - 1) < 2.2) & (z > -9),
     }

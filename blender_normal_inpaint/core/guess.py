@@ -344,12 +344,7 @@ def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray) -> FloatArray
 
 def _depth(inside: BoolArray, most: int) -> FloatArray:
     """How deep texels lie in an area, 0 at its edge, at most so many: float32 (h, w), 0 outside."""
-    depth: FloatArray = np.zeros(inside.shape, np.float32)
-    reached = harmonic.grow(~inside)
-    for _ in range(most):
-        depth += ~reached
-        reached = harmonic.grow(reached)
-    return depth
+    return np.maximum(harmonic.steps_from(~inside, inside, most + 1) - 1, 0)
 
 
 def _other_half(

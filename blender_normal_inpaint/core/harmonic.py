@@ -42,6 +42,28 @@ def grow(flags: BoolArray, steps: int = 1) -> BoolArray:
     return flags
 
 
+def steps_from(known: BoolArray, inside: BoolArray, most: int) -> FloatArray:
+    """How many steps up, down, left or right it is from known texels to others, through these.
+
+    Args:
+        known: bool (h, w).
+        inside: bool (h, w), the others; what is neither is a wall.
+        most: what texels get that are farther away, or that no way leads to.
+
+    Returns:
+        float32 (h, w), 1 beside known texels, 0 where `inside` is not.
+    """
+    steps: FloatArray = np.zeros(inside.shape, np.float32)
+    reached, left = known, inside & ~known
+    for _ in range(most):
+        if not left.any():
+            break
+        steps += left
+        reached = grow(reached) & (inside | known)
+        left = left & ~reached
+    return steps
+
+
 def _conjugate_gradients(field: FloatArray, active: BoolArray, fixed: BoolArray, iterations: int) -> None:
     """Solve Laplace's equation at the active texels, in place.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import basemesh
 from . import regions as planning
@@ -25,9 +26,11 @@ from .engine import (
 )
 from .errors import Cancelled, InpaintError
 from .morphable import Head
-from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction
+from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction, unit
 from .otherhalf import HeadHalf, OtherHalf, around, of_layout
 from .regions import Box, Region
+from .resample import block_any
+from .seams import Change, meeting
 from .source import Source, strips
 
 #: Shortest and longest side of a map.
@@ -35,6 +38,9 @@ SMALLEST, LARGEST = 16, 16384
 
 #: The share of empty texels on a mesh's islands, in per cent of the map, that is worth a word: not their rim.
 _RIM = 2.0
+
+#: Side of the squares in which both sides of seams are made to meet, and a change that no map shows.
+_SQUARE, _MOVED = 512, 1e-5
 
 #: Two images have the same proportions if these differ by no more than this share.
 _SAME_ASPECT = 0.01
@@ -322,20 +328,42 @@ def _check_filled(filled: FloatArray, crop: Crop) -> None:
 def _paste(job: _Job, region: Region, filled: FloatArray, frames: Frames | None) -> None:
     """Encode the tile's hole texels into the result; nothing else is touched."""
     tile = region.tile
-    todo = job.source.hole[tile.slices]
-    y, x = np.nonzero(todo)
-    inside = y + tile.top - region.crop.top, x + tile.left - region.crop.left
+    y, x = np.nonzero(job.source.hole[tile.slices])
+    y, x = y + tile.top, x + tile.left
+    inside = y - region.crop.top, x - region.crop.left
     vectors = filled[inside]
     if frames is not None:
         vectors = frames.of_local(vectors, inside)
+    _store(job, (y, x), vectors)
+    # From now on these texels are known, for the tiles beside this one.
+    job.source.hole[tile.slices] = False
+
+
+def _store(job: _Job, place: tuple[NDArray[np.intp], NDArray[np.intp]], vectors: FloatArray) -> None:
+    """Encode vectors (n, 3) of the map's space into the result, at rows and columns (n,)."""
     stored = encode(vectors, job.source.encoding, job.source.pixels.dtype)
-    target = job.source.pixels[tile.slices]
+    target = job.source.pixels
     channels = min(3, target.shape[2])
     if job.source.encoding.two_channel and channels == 3 and job.constant_z is not None:
         stored[:, 2] = job.constant_z
-    target[y, x, :channels] = stored[:, :channels]
-    # From now on these texels are known, for the tiles beside this one.
-    job.source.hole[tile.slices] = False
+    target[(*place, slice(channels))] = stored[:, :channels]
+
+
+def _join(job: _Job, hole: BoolArray, change: Change) -> None:
+    """Add what makes both sides of seams meet to what was repaired, texels of the hole as it was only."""
+    height, width = hole.shape
+    for row, column in np.argwhere(block_any(hole, _SQUARE)) * _SQUARE:
+        box = Box(row, min(row + _SQUARE, height), column, min(column + _SQUARE, width))
+        moved = change.at(box)
+        y, x = place = np.nonzero(hole[box.slices] & (np.abs(moved).max(axis=-1) > _MOVED))
+        if not y.size:
+            continue
+        frames = job.source.frames(box.slices)
+        normals = job.source.read(box.slices, frames)[0]
+        vectors = unit(normals[place] + moved[place])
+        if frames is not None:
+            vectors = frames.of_local(vectors, place)
+        _store(job, (y + box.top, x + box.left), vectors)
 
 
 def inpaint(
@@ -430,6 +458,12 @@ def inpaint(
         done += texels
     if cancel():
         raise Cancelled()
+    mesh = source.mesh
+    if meshes and source.encoding.space == "tangent":
+        mesh = basemesh.lying_in(meshes, hole)
+    change = meeting(job.source, hole, mesh) if mesh is not None else None
+    if change is not None:
+        _join(job, hole, change)
     progress(1.0, "Done")
     return Result(job.source.pixels, hole, hole_texels, len(steps), notices, time.perf_counter() - started)
 
