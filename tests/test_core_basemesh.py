@@ -8,12 +8,13 @@ from synthetic import FakeEngine, disc
 
 from blender_normal_inpaint.core import normals as coding
 from blender_normal_inpaint.core import pipeline
-from blender_normal_inpaint.core.basemesh import BaseMesh, islands
+from blender_normal_inpaint.core.basemesh import BaseMesh, Grid, islands
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.meshfile import read_mesh
 from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
 from blender_normal_inpaint.core.pipeline import Options
+from blender_normal_inpaint.core.regions import Box
 
 #: Share of the side that the layout leaves free all around.
 MARGIN = 0.06
@@ -61,7 +62,7 @@ def mesh(cells=40, shift=0.0):
 
 
 def frames_of(base, size):
-    return base.frames((size, size), (0.0, 0.0), 1, (size, size))
+    return base.frames(Grid.blocks((size, size)))
 
 
 def texture(size, seed=1, strength=0.08):
@@ -126,9 +127,9 @@ def test_local_and_back_is_the_same() -> None:
 def test_a_part_of_the_map_and_a_coarser_one_have_the_same_frames() -> None:
     base = BaseMesh.of(*mesh())
     whole = frames_of(base, 128)
-    part = base.frames((128, 128), (40.0, 30.0), 1, (50, 60))
+    part = base.frames(Grid.blocks((128, 128), 1, Box(40, 90, 30, 90)))
     assert np.abs(part.normals - whole.normals[40:90, 30:90]).max() < 1e-4
-    coarse = base.frames((128, 128), (1.5, 1.5), 4, (32, 32))
+    coarse = base.frames(Grid.blocks((128, 128), 4))
     inner = coarse.there & whole.there[1::4, 1::4] & whole.there[2::4, 2::4]
     between = unit(whole.normals[1::4, 1::4] + whole.normals[2::4, 2::4])
     assert angular_error(coarse.normals, between)[inner].max() < 3

@@ -13,7 +13,7 @@ from test_core_basemesh import grid, surface
 from blender_normal_inpaint.core import normals as coding
 from blender_normal_inpaint.core import opposites as module
 from blender_normal_inpaint.core import pipeline
-from blender_normal_inpaint.core.basemesh import BaseMesh, lying_in
+from blender_normal_inpaint.core.basemesh import BaseMesh, Grid, lying_in
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
 from blender_normal_inpaint.core.opposites import _Nearest, opposites
@@ -76,8 +76,8 @@ def test_a_grid_on_a_dense_mesh_stands_for_it() -> None:
     coarse = mesh.gridded(64)
     assert len(coarse.triangles) < 0.5 * len(mesh.triangles)
     size = 256
-    whole = (size, size), (0.0, 0.0), 1, (size, size)
-    fine, rough = mesh.frames(*whole), coarse.frames(*whole)
+    whole = Grid.blocks((size, size))
+    fine, rough = mesh.frames(whole), coarse.frames(whole)
     assert not (rough.there & ~fine.there).any() and rough.there.sum() > 0.85 * fine.there.sum()
     for name in ("normals", "tangents", "bitangents"):
         cosine = (getattr(fine, name) * getattr(rough, name)).sum(axis=-1)[rough.there]
@@ -167,8 +167,8 @@ def test_the_other_half_s_detail_comes_over_in_any_layout(layout) -> None:
     size = 320
     mesh, _, _ = dome(layout)
     fine, _, _ = dome(layout, 288, at=bumpy)
-    frames = mesh.frames((size, size), (0.0, 0.0), 1, (size, size))
-    shown = fine.frames((size, size), (0.0, 0.0), 1, (size, size))
+    frames = mesh.frames(Grid.blocks((size, size)))
+    shown = fine.frames(Grid.blocks((size, size)))
     valid = frames.there & shown.there
     truth = unit(frames.local(shown.normals))
     own = np.array([[0.3, 0.35], [0.3, 0.35]])
@@ -203,7 +203,7 @@ def test_the_other_half_s_detail_comes_over_in_any_layout(layout) -> None:
 def test_halves_that_are_not_alike_tell_nothing_of_each_other() -> None:
     size = 192
     mesh, _, _ = dome(uneven)
-    frames = mesh.frames((size, size), (0.0, 0.0), 1, (size, size))
+    frames = mesh.frames(Grid.blocks((size, size)))
     rng = np.random.default_rng(3)
     slopes = rng.normal(0, 0.2, (size, size, 2))
     truth = unit(np.concatenate([slopes, np.ones((size, size, 1))], -1).astype(np.float32))

@@ -10,7 +10,7 @@ from test_core_opposites import dome, even, two_islands
 
 from blender_normal_inpaint.core import normals as coding
 from blender_normal_inpaint.core import pipeline, seams
-from blender_normal_inpaint.core.basemesh import BaseMesh
+from blender_normal_inpaint.core.basemesh import BaseMesh, Grid
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
 from blender_normal_inpaint.core.pipeline import Options
@@ -22,7 +22,7 @@ RADIUS = 3.0
 
 def worn(base, strength=0.25, size=SIZE):
     """Waves in space on a mesh, in tangent space (h, w, 3); where it lies, and how far from its front."""
-    points, lies = base.interpolated(base.points, (size, size), (0.0, 0.0), 1, (size, size))
+    points, lies = base.interpolated(base.points, Grid.blocks((size, size)))
     frames = frames_of(base, size)
     waves = strength * np.stack([np.sin(points[..., i] * 0.9 + i) for i in range(3)], axis=-1)
     local = frames.local(unit((frames.normals + waves).astype(np.float32)))
@@ -34,7 +34,7 @@ def worn(base, strength=0.25, size=SIZE):
 def tilted(local, lies, away, base):
     """A map that is off in a hole across the seam, on one side of it only; and the hole."""
     hole = lies & (away < RADIUS)
-    side = base.interpolated(base.hands[:, None], lies.shape, (0.0, 0.0), 1, lies.shape)[0][..., 0] < 0
+    side = base.interpolated(base.hands[:, None], Grid.blocks(lies.shape))[0][..., 0] < 0
     assert (hole & side).any() and (hole & ~side).any()
     off = 0.3 * np.clip(1 - away / RADIUS, 0, 1) * side
     return unit(local + off[..., None] * np.array([1, 1, 0], np.float32)), hole

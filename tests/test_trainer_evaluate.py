@@ -15,6 +15,7 @@ for _name in ("cv2", "scipy", "torch", "onnxruntime", "trimesh"):
 
 import trimesh  # noqa: E402
 
+from blender_normal_inpaint.core.basemesh import Grid  # noqa: E402
 from trainer import baselines, evaluate, metrics, sheets  # noqa: E402
 from trainer.evaluate import head_cases  # noqa: E402
 from trainer.metrics import angles, angular, curl, detail_ratio, measure, octave_ratios, psnr, seam, ssim_map  # noqa: E402
@@ -192,7 +193,7 @@ def test_object_cases_lie_on_a_mesh_without_their_finer_forms() -> None:
     assert {case.name for case in cases} == {"ict 0", "ict 1"}
     for case in cases[:: len(evaluate.FAMILIES)]:
         assert case.space == "object" and case.mesh is not None
-        shown = case.mesh.frames((96, 96), (0.0, 0.0), 1, (96, 96))
+        shown = case.mesh.frames(Grid.blocks((96, 96)))
         off = angles(shown.normals, case.truth)[case.valid]
         assert np.median(off) < 1 < 8 < off.max()
     skin, again = (evaluate.object_cases(_Domes(), "ict", 2, 96, 1, skin=0.05) for _ in range(2))
@@ -208,7 +209,7 @@ def test_layouts_that_are_not_symmetric_hide_an_eye_a_side_and_the_nose() -> Non
     for case in cases:
         assert case.space == "tangent" and case.mesh is not None and not (case.hole & ~case.valid).any()
         assert np.allclose(np.linalg.norm(case.truth[case.valid], axis=-1), 1, atol=1e-4)
-        shown = case.mesh.covers((96, 96), (0.0, 0.0), 1, (96, 96))
+        shown = case.mesh.covers(Grid.blocks((96, 96)))
         assert (shown == case.valid).mean() > 0.99
         mirrored = case.valid[:, ::-1]
         assert (case.valid != mirrored).mean() > 0.01

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blender_normal_inpaint.core.basemesh import BaseMesh
+from blender_normal_inpaint.core.basemesh import BaseMesh, Grid
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
 from blender_normal_inpaint.core.pipeline import Options, inpaint
@@ -323,7 +323,7 @@ def object_cases(
         mesh = BaseMesh.of(smoothed(head.vertices, head.triangles, SMOOTHED), corners, uv)
         truth, valid = table.gather(_freed(head, rng, free).normals, corners)
         if skin > 0:
-            frames = mesh.frames((size, size), (0.0, 0.0), 1, (size, size))
+            frames = mesh.frames(Grid.blocks((size, size)))
             worn = _in_skin(frames.local(truth), rng, skin)
             truth[valid] = frames.of_local(worn[valid], np.nonzero(valid))
         cases += masked(f"{source} {person}", "object", truth, valid, (seed, 79, person), mesh=mesh)
@@ -350,10 +350,10 @@ def layout_cases(model: WornModel, source: str, count: int, size: int, seed: int
             head = model.head(rng)
             mesh = BaseMesh.of(smoothed(head.vertices, head.triangles, FORMLESS), corners, moved)
             normals, valid = table.gather(head.normals, corners)
-            whole = (size, size), (0.0, 0.0), 1, (size, size)
-            truth = _in_skin(mesh.frames(*whole).local(normals), rng, LAYOUT_SKIN)
+            whole = Grid.blocks((size, size))
+            truth = _in_skin(mesh.frames(whole).local(normals), rng, LAYOUT_SKIN)
             truth[~valid] = 0
-            places, _ = mesh.interpolated(mesh.points, *whole)
+            places, _ = mesh.interpolated(mesh.points, whole)
             for name, hole in hidden(head, places).items():
                 family = f"{layout}, {name}"
                 cases.append(Case(f"{source} {person}", family, "tangent", truth, valid, hole & valid, mesh))
@@ -484,9 +484,9 @@ def at_seams(case: Case, filled: F32) -> dict[str, float]:
     seams = Seams.of(mesh, size[1], size[0]) if mesh is not None else None
     if mesh is None or seams is None:
         return result
-    shown = case.valid & mesh.covers(size, (0.0, 0.0), 1, size)
+    shown = case.valid & mesh.covers(Grid.blocks(size))
     hidden = np.logical_or(*(case.hole[side.blocks(size)] for side in seams.sides))
-    frames = mesh.frames(size, (0.0, 0.0), 1, size) if case.space == "object" else None
+    frames = mesh.frames(Grid.blocks(size)) if case.space == "object" else None
     for key, field in zip(result, (filled, case.truth), strict=True):
         one, two, good = seams.seen(field if frames is None else frames.local(field), shown)
         chosen = good & hidden

@@ -18,6 +18,7 @@ from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .normals import unit
 from .raster import IntArray, rasterize
+from .regions import Box
 from .resample import block_any, enlarge, spread
 
 #: Triangles that a mesh may have: more than that take long, and have forms which are the map's to tell.
@@ -51,6 +52,32 @@ _TORN = 6.0
 
 #: Points of a layout that are closer than that, as a share of its side, are one.
 _SAME = 1 << 16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Places in a map at which something is asked for, in rows and columns.
+
+    Attributes:
+        shape: rows and columns of the map.
+        first: row and column of the first place; whole numbers are the middles of the map's texels.
+        pace: from one place to the next, along both axes, in the map's texels.
+        size: rows h and columns w of places.
+    """
+
+    shape: tuple[int, int]
+    first: tuple[float, float]
+    pace: int
+    size: tuple[int, int]
+
+    @classmethod
+    def blocks(cls, shape: tuple[int, ...], step: int = 1, box: Box | None = None) -> Grid:
+        """The middles of the blocks of `step` texels a side that a map, or a box of it, is made of."""
+        height, width = shape
+        box = box or Box(0, height, 0, width)
+        middle = (step - 1) / 2
+        size = -(-box.height // step), -(-box.width // step)
+        return cls((height, width), (box.top + middle, box.left + middle), step, size)
 
 
 @dataclass(frozen=True)
@@ -165,31 +192,20 @@ class BaseMesh:
         hands = np.where(hands < 0, -1, 1).astype(np.float32)
         return cls(places, points, normals, tangents, hands, triangles)
 
-    def frames(
-        self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
-    ) -> Frames:
-        """Tangent frames at texels of a map.
-
-        Args:
-            shape: rows and columns of the map.
-            first: row and column of the first texel; whole numbers are the middles of the map's own.
-            pace: from one texel to the next, along both axes, in the map's.
-            size: rows h and columns w that are asked for.
-
-        Returns:
-            Frames (h, w).
-        """
+    def frames(self, grid: Grid) -> Frames:
+        """Tangent frames (h, w) at places of a map."""
         # Frames are smooth: some places in each triangle are enough, the same for every part of a map.
-        apart = pace * max(1, min(int(self._width(shape) / pace / _PLACES), _APART))
-        if apart == pace:
-            field, lies = self._told(shape, first, pace, size)
+        apart = grid.pace * max(1, min(int(self._width(grid.shape) / grid.pace / _PLACES), _APART))
+        if apart == grid.pace:
+            field, lies = self._told(grid)
         else:
             rows, columns = (
-                (start + pace * np.arange(length)) / apart for start, length in zip(first, size, strict=True)
+                (start + grid.pace * np.arange(length)) / apart
+                for start, length in zip(grid.first, grid.size, strict=True)
             )
             top, left = (int(axis[0]) - 2 for axis in (rows, columns))
             coarse = int(rows[-1]) + 4 - top, int(columns[-1]) + 4 - left
-            field, lies = self._told(shape, (top * apart, left * apart), apart, coarse)
+            field, lies = self._told(Grid(grid.shape, (top * apart, left * apart), apart, coarse))
             rows, columns = rows - top, columns - left
             field = np.moveaxis(enlarge(field, rows, columns), 0, -1)
             lies = lies[np.ix_(np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp))]
@@ -198,38 +214,30 @@ class BaseMesh:
         hands = np.where(field[..., 6:] < 0, np.float32(-1), np.float32(1))
         return Frames(tangents, hands * np.cross(normals, tangents), normals, lies)
 
-    def _told(
-        self, shape: tuple[int, int], first: tuple[float, float], pace: int, size: tuple[int, int]
-    ) -> tuple[FloatArray, BoolArray]:
-        """Normals, tangents and hands at texels, of any length: float32 (h, w, 7), continued around the mesh.
+    def _told(self, grid: Grid) -> tuple[FloatArray, BoolArray]:
+        """Normals, tangents and hands at places, of any length: float32 (h, w, 7), continued around the mesh.
 
-        See `frames`; and bool (h, w), where the mesh lies.
+        And bool (h, w), where the mesh lies.
         """
         layers = np.column_stack([self.normals, self.tangents, self.hands])
-        told, there = self.interpolated(layers, shape, first, pace, size)
+        told, there = self.interpolated(layers, grid)
         return spread(told, there), there
 
     def interpolated(
-        self,
-        layers: FloatArray,
-        shape: tuple[int, int],
-        first: tuple[float, float],
-        pace: int,
-        size: tuple[int, int],
-        wanted: BoolArray | None = None,
+        self, layers: FloatArray, grid: Grid, wanted: BoolArray | None = None
     ) -> tuple[FloatArray, BoolArray]:
-        """Values of the points (n, k) at texels that are asked for: float32 (h, w, k), zero off the mesh.
+        """Values of the points (n, k) at places, or at those wanted: float32 (h, w, k), zero off the mesh.
 
-        See `frames`; and bool (h, w), where there are any.
+        And bool (h, w), where there are any.
         """
-        told = np.zeros((size[0] * size[1], layers.shape[1]), np.float32)
-        there = np.zeros(size, np.bool_)
-        for texel, triangle, weights in self._seen(shape, first, pace, size, wanted):
+        told = np.zeros((grid.size[0] * grid.size[1], layers.shape[1]), np.float32)
+        there = np.zeros(grid.size, np.bool_)
+        for texel, triangle, weights in self._seen(grid, wanted):
             corners = self.triangles[triangle]
             for i in range(3):
                 told[texel] += weights[:, i : i + 1] * layers[corners[:, i]]
             there.reshape(-1)[texel] = True
-        return told.reshape(*size, -1), there
+        return told.reshape(*grid.size, -1), there
 
     def gridded(self, cells: int) -> BaseMesh:
         """A coarser mesh, of the corners of a grid of so many cells a side over the layout.
@@ -238,7 +246,7 @@ class BaseMesh:
         """
         side = cells + 1
         layers = np.column_stack([self.points, self.normals, self.tangents, self.hands])
-        told, there = self.interpolated(layers, (cells, cells), (-0.5, -0.5), 1, (side, side))
+        told, there = self.interpolated(layers, Grid((cells, cells), (-0.5, -0.5), 1, (side, side)))
         row, column = np.nonzero(there)
         number = np.full((side, side), -1, np.int32)
         number[row, column] = np.arange(row.size)
@@ -263,42 +271,28 @@ class BaseMesh:
         hands = np.where(values[:, 9] < 0, np.float32(-1), np.float32(1))
         return BaseMesh(places, points, normals, _square_to(normals, values[:, 6:9]), hands, triangles)
 
-    def covers(
-        self,
-        shape: tuple[int, int],
-        first: tuple[float, float],
-        pace: int,
-        size: tuple[int, int],
-        wanted: BoolArray | None = None,
-    ) -> BoolArray:
-        """Where the mesh lies at texels of a map that are asked for: bool (h, w). See `frames`."""
-        return self.interpolated(
-            np.zeros((len(self.places), 0), np.float32), shape, first, pace, size, wanted
-        )[1]
+    def covers(self, grid: Grid, wanted: BoolArray | None = None) -> BoolArray:
+        """Where the mesh lies at places of a map, or at those wanted: bool (h, w)."""
+        return self.interpolated(np.zeros((len(self.places), 0), np.float32), grid, wanted)[1]
 
     def _seen(
-        self,
-        shape: tuple[int, int],
-        first: tuple[float, float],
-        pace: int,
-        size: tuple[int, int],
-        wanted: BoolArray | None = None,
+        self, grid: Grid, wanted: BoolArray | None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]]:
-        """See `frames`, and for the answer `rasterize`: of some rows at a time, which bounds its memory."""
+        """See `interpolated`, and for the answer `rasterize`: some rows at a time, to bound its memory."""
         across, down = self.places.astype(np.float64).T
-        places = np.stack(
-            [across * shape[1] - 0.5 - first[1], (1 - down) * shape[0] - 0.5 - first[0]], axis=1
-        )
-        places = (places / pace).astype(np.float32)
+        across, down = across * grid.shape[1] - 0.5, (1 - down) * grid.shape[0] - 0.5
+        middles = np.stack([across - grid.first[1], down - grid.first[0]], axis=1)
+        places = (middles / grid.pace).astype(np.float32)
         flat = np.zeros(len(places), np.float32)
-        depth = max(1, _AT_A_TIME // size[1])
-        for top in range(0, size[0], depth):
-            rows = slice(top, min(size[0], top + depth))
+        height, width = grid.size
+        depth = max(1, _AT_A_TIME // width)
+        for top in range(0, height, depth):
+            rows = slice(top, min(height, top + depth))
             asked = wanted[rows] if wanted is not None else None
             texel, triangle, weights = rasterize(
-                places, flat, self.triangles, (rows.stop - top, size[1]), asked
+                places, flat, self.triangles, (rows.stop - top, width), asked
             )
-            yield texel + top * size[1], triangle, weights
+            yield texel + top * width, triangle, weights
             places[:, 1] -= depth
 
     @functools.cached_property
@@ -366,10 +360,10 @@ def islands(meshes: Sequence[BaseMesh], mask: BoolArray) -> BoolArray | None:
     """
     height, width = shape = mask.shape[0], mask.shape[1]
     step = -(-max(shape) // _BLOCKS)
-    middle = (step - 1) / 2
-    blocks = np.zeros((-(-height // step), -(-width // step)), np.bool_)
+    grid = Grid.blocks(shape, step)
+    blocks = np.zeros(grid.size, np.bool_)
     for mesh in meshes:
-        blocks |= mesh.covers(shape, (middle, middle), step, blocks.shape)
+        blocks |= mesh.covers(grid)
     there: BoolArray = blocks.repeat(step, 0).repeat(step, 1)[:height, :width]
     if step > 1:
         near = grow(block_any(mask, _SQUARE), 2)
@@ -380,8 +374,9 @@ def islands(meshes: Sequence[BaseMesh], mask: BoolArray) -> BoolArray | None:
             asked = near[row, columns[0] : columns[-1] + 1].repeat(_SQUARE)[None, : band.shape[1]]
             wanted: BoolArray = asked.repeat(band.shape[0], 0)
             band &= ~wanted
+            place = Grid(shape, (top, left), 1, (band.shape[0], band.shape[1]))
             for mesh in meshes:
-                band |= mesh.covers(shape, (top, left), 1, (band.shape[0], band.shape[1]), wanted)
+                band |= mesh.covers(place, wanted)
     hidden, shown = np.count_nonzero(mask), np.count_nonzero(there)
     there |= mask
     both = hidden + shown - np.count_nonzero(there)
@@ -392,11 +387,9 @@ def lying_in(meshes: Sequence[BaseMesh], mask: BoolArray) -> BaseMesh:
     """Of meshes the one, or the first, that covers most of a mask, bool (H, W)."""
     if len(meshes) == 1:
         return meshes[0]
-    shape = mask.shape[0], mask.shape[1]
-    step = -(-max(shape) // COMPARED)
-    hidden = block_any(mask, step)
-    middle = (step - 1) / 2
-    shown = (mesh.covers(shape, (middle, middle), step, hidden.shape, hidden) for mesh in meshes)
+    step = -(-max(mask.shape) // COMPARED)
+    hidden, grid = block_any(mask, step), Grid.blocks(mask.shape, step)
+    shown = (mesh.covers(grid, hidden) for mesh in meshes)
     return meshes[int(np.argmax([np.count_nonzero(there) for there in shown]))]
 
 
@@ -418,8 +411,8 @@ def most_alike(
         hole: bool (h, w).
         known: bool (h, w).
     """
-    first = (step - 1) / 2
-    seen = [mesh.frames(shape, (first, first), step, (hole.shape[0], hole.shape[1])) for mesh in meshes]
+    grid = Grid.blocks(shape, step)
+    seen = [mesh.frames(grid) for mesh in meshes]
     shown = [np.count_nonzero(frames.there & hole) for frames in seen]
     turned = [
         mesh.turned_to(normals, known, frames)

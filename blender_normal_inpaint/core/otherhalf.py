@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import morphable, symmetry
-from .basemesh import BaseMesh, lying_in
+from .basemesh import BaseMesh, Grid, lying_in
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .normals import unit
@@ -187,16 +187,11 @@ class MeshHalf:
 
     def _twin(self, context: Box, step: int, near: BoolArray | None) -> FloatArray | None:
         pairs, source = self._pairs, self._source
-        shape = source.hole.shape[0], source.hole.shape[1]
-        half = (step - 1) / 2
-        size = -(-context.height // step), -(-context.width // step)
         layers = np.column_stack([pairs.places, pairs.turns, pairs.hands])
-        told, there = pairs.mesh.interpolated(
-            layers, shape, (context.top + half, context.left + half), step, size, near
-        )
-        result = np.zeros((*size, 3), np.float32)
-        for row in range(0, size[0], _TILE):
-            for column in range(0, size[1], _TILE):
+        told, there = pairs.mesh.interpolated(layers, Grid.blocks(source.hole.shape, step, context), near)
+        result = np.zeros((*there.shape, 3), np.float32)
+        for row in range(0, there.shape[0], _TILE):
+            for column in range(0, there.shape[1], _TILE):
                 tile = slice(row, row + _TILE), slice(column, column + _TILE)
                 seen = there[tile]
                 if seen.any():

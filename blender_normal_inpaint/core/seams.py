@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .basemesh import BaseMesh
+from .basemesh import BaseMesh, Grid
 from .engine import BoolArray, FloatArray
 from .harmonic import extend, grow, steps_from
 from .raster import IntArray
@@ -199,8 +199,7 @@ def meeting(source: Source, hole: BoolArray, mesh: BaseMesh) -> Change | None:
     places = [side.blocks(size) for side in seams.sides]
     if not any(hidden[place].any() for place in places):
         return None
-    middle = (step - 1) / 2
-    lies = mesh.covers((height, width), (middle, middle), step, size)
+    lies = mesh.covers(Grid.blocks(hole.shape, step))
     normals, _, valid = source.averaged(Box(0, height, 0, width), step)
     shown = lies & valid
     away = steps_from(shown & ~hidden, hidden & lies, _DEEPEST)

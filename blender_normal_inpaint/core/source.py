@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .basemesh import BaseMesh, Frames
+from .basemesh import BaseMesh, Frames, Grid
 from .engine import BoolArray, FloatArray, Pixels
 from .normals import Encoding, decode_vectors, unit
 from .regions import Box
@@ -60,8 +60,8 @@ class Source:
         rows, columns = (
             range(*along.indices(length)) for along, length in zip(place, self.hole.shape, strict=True)
         )
-        first = float(rows.start), float(columns.start)
-        return self.mesh.frames(self.hole.shape, first, rows.step, (len(rows), len(columns)))
+        size = len(rows), len(columns)
+        return self.mesh.frames(Grid(self.hole.shape, (rows.start, columns.start), rows.step, size))
 
     def read(
         self, place: tuple[slice, slice], frames: Frames | None = None
@@ -100,9 +100,7 @@ class Source:
         broad = np.minimum(step, box.width - np.arange(columns) * step)
         area = np.outer(tall, broad).astype(np.float32)
         if self.mesh is not None:
-            first = box.top + (step - 1) / 2, box.left + (step - 1) / 2
-            frames = self.mesh.frames(self.hole.shape, first, step, (rows, columns))
-            vectors = frames.local(vectors)
+            vectors = self.mesh.frames(Grid.blocks(self.hole.shape, step, box)).local(vectors)
         return classify(vectors, known_sum, hole_sum, area)
 
 
