@@ -40,7 +40,7 @@ SMALLEST, LARGEST = 16, 16384
 _RIM = 2.0
 
 #: Side of the squares in which both sides of seams are made to meet, and a change that no map shows.
-_SQUARE, _MOVED = 512, 1e-5
+_SQUARE, _MOVED = 512, 5e-4
 
 #: Two images have the same proportions if these differ by no more than this share.
 _SAME_ASPECT = 0.01

@@ -267,10 +267,12 @@ def _shares(
     noise = _evened(squares, known, chain, _AROUND, _USUAL, usual)[:, 0]
     evened = _evened(apart, good, chain, _EVEN)
     errors = np.square(evened[open_]).sum() - _SURE * noise[open_].sum()
-    growth = float(errors / far[open_].sum())
+    growth = float(errors) / float(far[open_].sum(dtype=np.float64))
     if growth <= 0:
         return None
-    return evened, np.asarray(1 / (far + noise / np.float32(growth) + np.float32(1e-9)), np.float32)
+    # A square of errors that grows with each unit of distance, and of what else there is.
+    total = growth * far.astype(np.float64) + noise
+    return evened, np.asarray(growth / np.maximum(total, 1e-12), np.float32)
 
 
 def _evened(
@@ -331,10 +333,10 @@ def _seams(mesh: BaseMesh) -> list[tuple[IntArray, IntArray]]:
     # Points that are the same in space, but not in the layout.
     _, spot = np.unique(mesh.points[rim[:, :2].reshape(-1)], axis=0, return_inverse=True)
     spots = np.sort(spot.reshape(-1, 2).astype(np.int64), axis=1)
-    _, group, alike = np.unique(spots[:, 0] * many + spots[:, 1], return_inverse=True, return_counts=True)
+    _, group, sharing = np.unique(spots[:, 0] * many + spots[:, 1], return_inverse=True, return_counts=True)
     # Of edges that lie in the same place those that are two belong together.
-    paired = np.flatnonzero(alike[group.reshape(-1)] == 2)
-    pairs = paired[np.argsort(group.reshape(-1)[paired], kind="stable")].reshape(-1, 2)
+    paired = np.flatnonzero(sharing[group] == 2)
+    pairs = paired[np.argsort(group[paired], kind="stable")].reshape(-1, 2)
     if not len(pairs):
         return []
     one, two = rim[pairs[:, 0]], rim[pairs[:, 1]]
@@ -348,11 +350,8 @@ def _chained(one: IntArray, two: IntArray) -> list[tuple[IntArray, IntArray]]:
     """Edges of seams (n, 3), on both sides, in an order and a direction in which they follow each other."""
     back = [1, 0, 2]
     # Each edge as it is, from its end, and both from the other side.
-    ways = [
-        np.stack(way, axis=1)
-        for way in ((one, two), (one[:, back], two[:, back]))
-        for way in (way, way[::-1])
-    ]
+    there, back_again = np.stack([one, two], axis=1), np.stack([one[:, back], two[:, back]], axis=1)
+    ways = there, there[:, ::-1], back_again, back_again[:, ::-1]
     numbered = [(edge, way) for edge in range(len(one)) for way in range(4)]
     begins: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for edge, way in numbered:
