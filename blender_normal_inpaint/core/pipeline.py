@@ -477,6 +477,17 @@ def _part(progress: Progress, start: float, share: float) -> Callable[[float, st
     return report
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What a context shows: see `Wide`, and a head that fits it."""
+
+    normals: FloatArray
+    hole: BoolArray
+    valid: BoolArray
+    twin: FloatArray | None
+    head: Head | None
+
+
 class _Contexts:
     """The coarse context of each region, and what the other half shows; regions of one hole share theirs.
 
@@ -492,7 +503,7 @@ class _Contexts:
         by_layout = wanted and not self._by_head
         self._half: OtherHalf | None = of_layout(source, meshes) if by_layout else None
         self._box: tuple[Box, int] | None = None
-        self._last: tuple[FloatArray, BoolArray, BoolArray, FloatArray | None, Head | None] | None = None
+        self._last: _Seen | None = None
 
     def get(self, region: Region) -> tuple[Wide | None, FloatArray | None]:
         """The context to send along, None if the crop itself says it all; and the crop's twin, see `Crop`."""
@@ -510,16 +521,14 @@ class _Contexts:
         if self._last is None or self._box != (context, step):
             self._last = self._seen(context, step)
             self._box = context, step
-        normals, hole, valid, twin, head = self._last
+        seen = self._last
         place = context.top - region.crop.top, context.left - region.crop.left
-        packed = head.packed() if head is not None else None
-        wide = Wide(normals, hole, valid, step, *place, self._seed, twin, packed)
+        head = seen.head.packed() if seen.head is not None else None
+        wide = Wide(seen.normals, seen.hole, seen.valid, step, *place, self._seed, seen.twin, head)
         return wide, self._twin(region)
 
-    def _seen(
-        self, context: Box, step: int
-    ) -> tuple[FloatArray, BoolArray, BoolArray, FloatArray | None, Head | None]:
-        """Normals, hole and valid of a context, its twin, and a head that fits it."""
+    def _seen(self, context: Box, step: int) -> _Seen:
+        """See there."""
         self._last = None  # its memory is needed
         normals, hole, valid = self._source.averaged(context, step)
         head = None
@@ -527,7 +536,7 @@ class _Contexts:
             self._half = half = HeadHalf(self._source, context, step, normals, hole, valid)
             head = half.head
         twin = self._half.coarse(context, step) if self._half is not None and step > 1 else None
-        return normals, hole, valid, twin, head
+        return _Seen(normals, hole, valid, twin, head)
 
     def _twin(self, region: Region) -> FloatArray | None:
         return around(self._half, self._source, region) if self._half is not None else None
