@@ -446,6 +446,24 @@ def _dome(cells: int, height: float) -> bpy.types.Mesh:
     return mesh
 
 
+def _dressed(mesh: bpy.types.Mesh, image: bpy.types.Image, hole: bpy.types.Image) -> Any:
+    """An object with a mesh that wears an object-space map and its mask; and the map's texture node."""
+    _tree, texture, node = simple_scene(image, hole)
+    node.space = "OBJECT"
+    thing = bpy.context.view_layer.objects.active
+    material = thing.active_material
+    thing.data = mesh
+    mesh.materials.clear()
+    mesh.materials.append(None)
+    mesh.materials.append(material)
+    mesh.polygons.foreach_set("material_index", np.ones(len(mesh.polygons), np.int32))
+    thing.active_material_index = 1
+    thing.select_set(True)
+    texture.select = True
+    material.node_tree.nodes.active = texture
+    return thing, texture
+
+
 def base_mesh(work: Path) -> None:
     """The mesh that wears an object-space map shows what it hides, or a notice says why not."""
     api = addon("api")
@@ -456,20 +474,7 @@ def base_mesh(work: Path) -> None:
     scene.render.bake.normal_space = "OBJECT"
 
     def dressed(mesh: bpy.types.Mesh, image: bpy.types.Image) -> Any:
-        _tree, texture, node = simple_scene(image, hole)
-        node.space = "OBJECT"
-        thing = bpy.context.view_layer.objects.active
-        material = thing.active_material
-        thing.data = mesh
-        mesh.materials.clear()
-        mesh.materials.append(None)
-        mesh.materials.append(material)
-        mesh.polygons.foreach_set("material_index", np.ones(len(mesh.polygons), np.int32))
-        thing.active_material_index = 1
-        thing.select_set(True)
-        texture.select = True
-        material.node_tree.nodes.active = texture
-        return thing, texture
+        return _dressed(mesh, image, hole)
 
     def baked(mesh: bpy.types.Mesh) -> np.ndarray:
         image = bpy.data.images.new("baked", size, size, float_buffer=True, is_data=True)
@@ -601,6 +606,45 @@ def base_mesh(work: Path) -> None:
         result = api.inpaint(detail=False, mesh=told != "nothing", valid=settings().valid)
         errors.append(float(np.abs(read(result)[..., :3] - truth)[inside & island].mean()))
     assert max(errors[0], errors[1], errors[3]) < 0.003 and errors[2] > 0.009, errors
+    clear()
+    _cut_in_two()
+
+
+def _cut_in_two() -> None:
+    """The mesh tells what goes on beyond a seam of the layout: both sides of a repair meet there."""
+    size = 128
+    v, u = 1 - (np.mgrid[:size, :size][0] + 0.5) / size, (np.mgrid[:size, :size][1] + 0.5) / size
+    # The left half of the dome in the left half of the map, the right one turned upside down in the other.
+    left = u < 0.5
+    x, z = np.where(left, (u - 0.48) / 0.44, (0.96 - u) / 0.44), np.where(left, v - 0.5, 0.5 - v) / 0.46
+    island = (x * np.where(left, -1, 1) >= 0) & (np.abs(x) <= 1) & (np.abs(z) <= 1)
+    slopes = 0.4 * np.stack([np.cos(3 * x + 2 * z), np.sin(4 * x - 3 * z)], axis=-1)
+    slopes[~left] *= -1
+    normals = np.concatenate([slopes, np.ones((size, size, 1))], axis=-1)
+    normals[~island] = (0, 0, 1)
+    truth = (normals / np.linalg.norm(normals, axis=-1, keepdims=True) * 0.5 + 0.5).astype(np.float32)
+    inside = np.repeat(((np.hypot(x, z) < 0.45) & island)[..., None], 3, axis=2)
+    rows = np.flatnonzero(inside[:, 60, 0])
+    apart = []
+    for told in (True, False):
+        clear()
+        hole = image_from(inside * 1.0, "hole", deep=False)
+        mesh = _dome(48, 0.3)
+        corners = np.array([mesh.vertices[loop.vertex_index].co[:] for loop in mesh.loops])[:, [0, 2]]
+        middles = np.repeat([polygon.center.x for polygon in mesh.polygons], 4)[:, None]
+        places = np.where(
+            middles < 0, corners * [0.44, 0.46] + [0.48, 0.5], [0.96, 0.5] - corners * [0.44, 0.46]
+        )
+        mesh.uv_layers["Layout"].uv.foreach_set("vector", places.astype(np.float32).ravel())
+        thing, _texture = _dressed(mesh, image_from(truth, "face"), hole)
+        thing.active_material.node_tree.nodes["Normal Map"].space = "TANGENT"
+        settings().valid = image_from(np.repeat(island[..., None], 3, axis=2) * 1.0, "skin", deep=False)
+        result = read(addon("api").inpaint(detail=False, mesh=told, valid=settings().valid))[..., :3]
+        assert np.array_equal(result[inside[..., 0] == 0], truth[inside[..., 0] == 0])
+        one, two = result[rows, 60] * 2 - 1, result[size - 1 - rows, 122] * 2 - 1
+        cosine = (one * two * [-1, -1, 1]).sum(axis=-1)
+        apart.append(float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean()))
+    assert apart[0] < 0.25 * apart[1], apart
     clear()
 
 
