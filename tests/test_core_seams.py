@@ -149,6 +149,15 @@ def test_what_differs_along_all_of_a_seam_is_no_error(base):
         assert seams.meeting(source_of(bumpy, lies), hole, base) is None
 
 
+def test_flat_known_places_tell_nothing(base):
+    # By another layout than the map's the seams may lie in what is flat between its islands.
+    local, lies, away = worn(base)
+    hole = lies & (away < RADIUS)
+    assert seams.meeting(source_of(tilted(local, lies, away, base)[0], lies), hole, base) is not None
+    local[~hole] = (0, 0, 1)
+    assert seams.meeting(source_of(tilted(local, lies, away, base)[0], lies), hole, base) is None
+
+
 def test_a_hole_away_from_all_seams_costs_no_look_at_the_map(base, monkeypatch):
     local, lies, _ = worn(base)
     monkeypatch.setattr(Source, "averaged", lambda *_: pytest.fail("the map was read"))

@@ -34,6 +34,10 @@ _ASIDE, _SEEN = 0.7, 0.2
 #: told how large they are where all is known, as if so many places besides were as usual.
 _DENSE, _EVEN, _AROUND, _USUAL = 1.5, 6, 40, 3.0
 
+#: Known places say something if they are tilted by so much of what places in the hole are, squared: those in
+#: the flat of a map that is laid out otherwise do not.
+_TILTED = 0.02
+
 #: Known places along seams, at least. Of a normal distribution's squares in the plane the mean is 1.4 times
 #: the median, which seams at eyes and lips that are none move less.
 _FEWEST, _MEAN = 64, 1.4
@@ -123,6 +127,12 @@ class Side:
         """Vectors (n, 3) in the axes of the mesh as the map has them."""
         return np.stack([np.einsum("nc,nc->n", axis, vectors) for axis in self._axes], axis=-1)
 
+    def tilts(self, vectors: FloatArray) -> FloatArray:
+        """How far vectors (n, 3) in the axes of the mesh are tilted from its normals: squared sines, (n,)."""
+        x, y, _ = self.turned_back(vectors).T
+        tilts: FloatArray = x * x + y * y
+        return tilts
+
 
 @dataclass(frozen=True)
 class Seams:
@@ -205,7 +215,8 @@ def meeting(source: Source, hole: BoolArray, mesh: BaseMesh) -> Change | None:
     away = steps_from(shown & ~hidden, hidden & lies, _DEEPEST)
     one, two, good = seams.seen(normals, shown)
     far = [away[place] * side.widths for side, place in zip(seams.sides, places, strict=True)]
-    shares = _shares(two - one, far[0] + far[1], good, seams.chain)
+    tilts = np.maximum(seams.sides[0].tilts(one), seams.sides[1].tilts(two))
+    shares = _shares(two - one, tilts, far[0] + far[1], good, seams.chain)
     if shares is None:
         return None
     apart, share = shares
@@ -242,7 +253,7 @@ def _means(
 
 
 def _shares(
-    apart: FloatArray, far: FloatArray, good: BoolArray, chain: NDArray[np.intp]
+    apart: FloatArray, tilts: FloatArray, far: FloatArray, good: BoolArray, chain: NDArray[np.intp]
 ) -> tuple[FloatArray, FloatArray] | None:
     """How far apart both sides are, and how much of it the distance from what is known answers for.
 
@@ -251,6 +262,7 @@ def _shares(
 
     Args:
         apart: float32 (n, 3), along seams one after the other.
+        tilts: float32 (n,), of the more tilted side, see `Side.tilts`.
         far: float32 (n,), distances of both sides together; 0 where both are known.
         good: bool (n,), where both are seen.
         chain: (n,), which seam it is.
@@ -259,8 +271,11 @@ def _shares(
         float32 (n, 3), evened, and float32 (n,), for a unit of distance; None where too little is known, or
         nothing is left.
     """
-    known, open_ = good & (far == 0), good & (far > 0)
-    if np.count_nonzero(known) < _FEWEST or not open_.any():
+    open_ = good & (far > 0)
+    if not open_.any():
+        return None
+    known = good & (far == 0) & (tilts > _TILTED * tilts[open_].mean())
+    if np.count_nonzero(known) < _FEWEST:
         return None
     squares = np.square(_evened(apart, known, chain, _EVEN)).sum(axis=1, keepdims=True)
     usual = _MEAN * float(np.median(squares[known]))
