@@ -96,6 +96,14 @@ class Frames:
     normals: FloatArray
     there: BoolArray
 
+    @classmethod
+    def of(cls, normals: FloatArray, tangents: FloatArray, hands: FloatArray, there: BoolArray) -> Frames:
+        """Frames of normals and tangents (..., 3) of any length, and hands (..., 1), above zero or below."""
+        normals = unit(normals)
+        tangents = _square_to(normals, tangents)
+        hands = np.where(hands < 0, np.float32(-1), np.float32(1))
+        return cls(tangents, hands * np.cross(normals, tangents), normals, there)
+
     def local(self, vectors: FloatArray) -> FloatArray:
         """Vectors (..., 3) in their frames."""
         axes = self.tangents, self.bitangents, self.normals
@@ -209,10 +217,7 @@ class BaseMesh:
             rows, columns = rows - top, columns - left
             field = np.moveaxis(enlarge(field, rows, columns), 0, -1)
             lies = lies[np.ix_(np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp))]
-        normals = unit(field[..., :3])
-        tangents = _square_to(normals, field[..., 3:6])
-        hands = np.where(field[..., 6:] < 0, np.float32(-1), np.float32(1))
-        return Frames(tangents, hands * np.cross(normals, tangents), normals, lies)
+        return Frames.of(field[..., :3], field[..., 3:6], field[..., 6:], lies)
 
     def _told(self, grid: Grid) -> tuple[FloatArray, BoolArray]:
         """Normals, tangents and hands at places, of any length: float32 (h, w, 7), continued around the mesh.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .basemesh import BaseMesh, Grid
+from .basemesh import BaseMesh, Frames, Grid
 from .engine import BoolArray, FloatArray
 from .harmonic import extend, grow, steps_from
 from .raster import IntArray
@@ -107,10 +107,7 @@ class Side:
         normals, tangents = (
             field[first] + part * (field[last] - field[first]) for field in (mesh.normals, mesh.tangents)
         )
-        normals = _unit(normals)
-        tangents = _unit(tangents - np.einsum("nc,nc->n", tangents, normals)[:, None] * normals)
-        bitangents = mesh.hands[first, None] * np.cross(normals, tangents)
-        self._axes = [axis.astype(np.float32) for axis in (tangents, bitangents, normals)]
+        self._frames = Frames.of(normals, tangents, mesh.hands[first, None], np.ones(len(first), np.bool_))
 
     def blocks(self, size: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows and columns of the blocks that they lie in."""
@@ -119,13 +116,14 @@ class Side:
 
     def turned(self, vectors: FloatArray) -> FloatArray:
         """Vectors (n, 3) of the map in the axes of the mesh."""
-        x, y, z = (vectors[:, i, None] * axis for i, axis in enumerate(self._axes))
+        axes = self._frames.tangents, self._frames.bitangents, self._frames.normals
+        x, y, z = (vectors[:, i, None] * axis for i, axis in enumerate(axes))
         total: FloatArray = x + y + z
         return total
 
     def turned_back(self, vectors: FloatArray) -> FloatArray:
         """Vectors (n, 3) in the axes of the mesh as the map has them."""
-        return np.stack([np.einsum("nc,nc->n", axis, vectors) for axis in self._axes], axis=-1)
+        return self._frames.local(vectors)
 
     def tilts(self, vectors: FloatArray) -> FloatArray:
         """How far vectors (n, 3) in the axes of the mesh are tilted from its normals: squared sines, (n,)."""
