@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import udim
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
-from .normals import unit
+from .normals import cross, unit
 from .raster import IntArray, rasterize
 from .regions import Box
 from .resample import block_any, enlarge, spread
@@ -102,7 +102,7 @@ class Frames:
         normals = unit(normals)
         tangents = _square_to(normals, tangents)
         hands = np.where(hands < 0, np.float32(-1), np.float32(1))
-        return cls(tangents, hands * np.cross(normals, tangents), normals, there)
+        return cls(tangents, hands * cross(normals, tangents), normals, there)
 
     def local(self, vectors: FloatArray) -> FloatArray:
         """Vectors (..., 3) in their frames."""
@@ -176,7 +176,7 @@ class BaseMesh:
         """
         uv = uv - np.floor(uv.mean(axis=1, keepdims=True))
         first, second = (vertices[corners[:, i]] - vertices[corners[:, 0]] for i in (1, 2))
-        normals = unit(_mean_directions(np.cross(first, second), corners, len(vertices)))
+        normals = unit(_mean_directions(cross(first, second), corners, len(vertices)))
         if wanted is not None:
             corners, uv, first, second = corners[wanted], uv[wanted], first[wanted], second[wanted]
         along, across = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]

@@ -30,7 +30,7 @@ from .engine import FloatArray
 from .harmonic import grow
 from .planes import convolve, enlarge, gaussian, margin, pull_push, shrink
 from .resample import framed, rise, sampled
-from .tension import solve
+from .solver import solve
 from .twin import Twin
 
 #: Texels over which a crease is evened along itself, and over which it ends in a hole where nothing meets it.

@@ -10,10 +10,10 @@ follows the length of the border, not the area of the hole.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
 from .resample import block_any
+from .solver import in_rows, solve
 
 #: Width in texels of the band that is solved anew on each finer grid.
 BAND = 8
@@ -64,93 +64,53 @@ def steps_from(known: BoolArray, inside: BoolArray, most: int) -> FloatArray:
     return steps
 
 
-def _conjugate_gradients(field: FloatArray, active: BoolArray, fixed: BoolArray, iterations: int) -> None:
-    """Solve Laplace's equation at the active texels, in place.
+class _Laplacian:
+    """Laplace's equation on texels in reading order, a row of numbers (n, k) for each: a `System`."""
 
-    Args:
-        field: float32 (c, h, w): start values at active texels, border values at fixed ones.
-        active: bool (h, w), texels to solve.
-        fixed: bool (h, w), texels that hold still. All others are walls, which nothing flows through.
-        iterations: At most so many.
-    """
-    channels, height, width = field.shape
-    flat = np.flatnonzero(active)
-    count = flat.size
-    if count == 0:
-        return
-    # Texel numbers in a frame one texel wider, so that no neighbour is out of bounds.
-    stride = width + 2
-    framed = (flat // width + 1) * stride + flat % width + 1
-    number = np.full((height + 2) * stride, count, np.intp)  # "count" names the empty last entry
-    number[framed] = np.arange(count)
-    held = np.zeros((height + 2, stride), np.bool_)
-    held[1:-1, 1:-1] = fixed
-    held_flat = held.ravel()
+    def __init__(self, values: FloatArray, active: BoolArray, fixed: BoolArray) -> None:
+        """Number the texels.
 
-    values = field.reshape(channels, -1)
-    diagonal = np.zeros(count, np.float32)
-    source = np.zeros((channels, count), np.float32)
-    neighbours = []
-    for step, plain in ((-stride, -width), (stride, width), (-1, -1), (1, 1)):
-        near = number[framed + step]
-        neighbours.append(near)
-        border = held_flat[framed + step]
-        diagonal += near < count
-        diagonal += border
-        where = np.flatnonzero(border)
-        source[:, where] += values[:, flat[where] + plain]
-    inverse = np.divide(1, np.maximum(diagonal, 1), dtype=np.float32)
+        Args:
+            values: float32 (c, h, w); those at fixed texels count.
+            active: bool (h, w), texels to solve.
+            fixed: bool (h, w), texels that hold still. All others are walls, which nothing flows through.
+        """
+        height, width = active.shape
+        flat = np.flatnonzero(active)
+        # Texel numbers in a frame one texel wider, so that no neighbour is out of bounds.
+        stride = width + 2
+        framed = (flat // width + 1) * stride + flat % width + 1
+        number = np.full((height + 2) * stride, flat.size, np.intp)  # the last, empty row is all others
+        number[framed] = np.arange(flat.size)
+        held = np.zeros((height + 2, stride), np.bool_)
+        held[1:-1, 1:-1] = fixed
+        held_flat, plain = held.ravel(), values.reshape(len(values), -1)
+        degree = np.zeros(flat.size, np.float32)
+        target = np.zeros((len(values), flat.size), np.float32)
+        self._near = []
+        for step, away in ((-stride, -width), (stride, width), (-1, -1), (1, 1)):
+            near = number[framed + step]
+            self._near.append(near)
+            border = held_flat[framed + step]
+            degree += near < flat.size
+            degree += border
+            where = np.flatnonzero(border)
+            target[:, where] += plain[:, flat[where] + away]
+        self.target = in_rows(target)
+        self.inverse: FloatArray = np.divide(1, np.maximum(degree, 1), dtype=np.float32)[:, None]
+        self._degree = np.repeat(degree[:, None], self.target.shape[1], axis=1)
+        self._padded = np.zeros((flat.size + 1, self.target.shape[1]), np.float32)
+        self._gathered = np.empty_like(self.target)
 
-    gathered = np.empty(count, np.float32)
-
-    def apply(vector: FloatArray, out: FloatArray) -> None:
-        """The graph Laplacian of the active texels; each vector's last entry is the empty one."""
-        for channel in range(channels):
-            np.multiply(vector[channel, :-1], diagonal, out=out[channel])
-            for near in neighbours:
-                # Clipping is the one mode in which take writes straight into its output.
-                np.take(vector[channel], near, out=gathered, mode="clip")
-                out[channel] -= gathered
-
-    def products(first: FloatArray, second: FloatArray) -> NDArray[np.float64]:
-        return np.array([np.dot(a, b) for a, b in zip(first, second, strict=True)], np.float64)
-
-    solution = np.zeros((channels, count + 1), np.float32)
-    solution[:, :-1] = values[:, flat]
-    image = np.empty((channels, count), np.float32)
-    apply(solution, image)
-    residual: FloatArray = source - image
-
-    def largest(rows: FloatArray) -> FloatArray:
-        result: FloatArray = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    def __call__(self, values: FloatArray) -> FloatArray:
+        """The graph Laplacian of unknowns (n, k), with zero at fixed texels."""
+        self._padded[:-1] = values
+        result: FloatArray = self._degree * values
+        for near in self._near:
+            # Clipping is the one mode in which take writes straight into its output.
+            self._padded.take(near, axis=0, out=self._gathered, mode="clip")
+            result -= self._gathered
         return result
-
-    # Of what float32 resolves, too: texels that no border reaches have no one solution, and a channel that is
-    # driven on after all others are solved drifts along it without end.
-    goal = np.maximum(TOLERANCE * largest(source).max(), 4e-6 * np.maximum(largest(solution), 1e-3))
-    direction = np.zeros_like(solution)
-    scaled: FloatArray = residual * inverse
-    direction[:, :-1] = scaled
-    energy = products(residual, scaled)
-    for _ in range(iterations):
-        busy = largest(residual) > goal
-        if not busy.any():
-            break
-        apply(direction, image)
-        curvature = products(direction[:, :-1], image)
-        rate = np.divide(energy, curvature, out=np.zeros_like(energy), where=busy & (curvature > 1e-30))
-        for channel in range(channels):
-            pace = np.float32(rate[channel])
-            solution[channel] += pace * direction[channel]
-            image[channel] *= pace
-        residual -= image
-        np.multiply(residual, inverse, out=scaled)
-        fresh = products(residual, scaled)
-        turn = np.divide(fresh, energy, out=np.zeros_like(energy), where=energy > 1e-30)
-        direction *= turn.astype(np.float32)[:, None]
-        direction[:, :-1] += scaled
-        energy = fresh
-    values[:, flat] = solution[:, :-1]
 
 
 def _fill_walls(field: FloatArray, trusted: BoolArray) -> None:
@@ -205,12 +165,9 @@ def extend(values: FloatArray, border: BoolArray, unknown: BoolArray) -> FloatAr
         return field
     if max(border.shape) > 8:
         _start_from_coarser(field, border, open_)
-    if count <= SMALL:
-        _conjugate_gradients(field, open_, border, 200)
-    else:
-        band = grow(border, BAND)
-        band = band & open_
-        _conjugate_gradients(field, band, border | (open_ & ~band), 3 * BAND)
+    band, steps = (open_, 200) if count <= SMALL else (open_ & grow(border, BAND), 3 * BAND)
+    system = _Laplacian(field, band, border | (open_ & ~band))
+    field[:, band] = solve(system, in_rows(field[:, band]), steps, TOLERANCE)[:, : len(field)].T
     return field
 
 

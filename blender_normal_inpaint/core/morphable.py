@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
-from .normals import unit
+from .normals import cross, unit
 from .pose import Pose, arrays_of, pose
 from .raster import IntArray, rasterize
 from .resample import block_sum, box_around, evened, framed, rise, sampled, spread
@@ -154,7 +154,7 @@ class Family:
         """Smooth unit normals of vertices: the mean of the triangles around them, by area."""
         order, starts = self._corners
         a, b, c = (vertices[self.triangles[:, i]] for i in range(3))
-        faces = np.repeat(_cross(b - a, c - a), 3, axis=0)
+        faces = np.repeat(cross(b - a, c - a), 3, axis=0)
         return unit(np.add.reduceat(faces[order], starts, axis=0))
 
 
@@ -819,7 +819,7 @@ def _changes(
         return carried(flat * by[:, 0] + drawn * here[:, 0], -(flat * by[:, 1] + drawn * here[:, 1]))
 
     for axis, about in enumerate(np.eye(3, dtype=np.float32)):
-        result[..., axis] = _cross(about, normals) + moved(_cross(about, here))
+        result[..., axis] = cross(about, normals) + moved(cross(about, here))
     result[..., 3:5] = -np.moveaxis(slopes, 1, 2)
     result[..., 5] = moved(here * np.array([1, 1, 0], np.float32))
     nearer = deep * here[:, 2] * np.float32(NEARNESS)
@@ -832,7 +832,7 @@ def _changes(
         carry = (np.einsum("pai,paj->pij", slopes, away) @ turn)[:, :, None]
         first, second, third = (picture.vertices[corners[:, i]] for i in range(3))
         along, across = second - first, third - first
-        area = np.linalg.norm(_cross(along, across), axis=-1)
+        area = np.linalg.norm(cross(along, across), axis=-1)
         bend = (unity - normals[:, :, None] * normals[:, None]) @ turn / np.maximum(area, 1e-9)[:, None, None]
         bends = bend @ _crossing(-across), bend @ _crossing(along)
         by_corner = np.stack([-bends[0] - bends[1], *bends], axis=2) - weights[:, None, :, None] * carry
@@ -847,13 +847,4 @@ def _crossing(vectors: FloatArray) -> FloatArray:
     for i in range(3):
         j, k = (i + 1) % 3, (i + 2) % 3
         result[:, k, j], result[:, j, k] = vectors[:, i], -vectors[:, i]
-    return result
-
-
-def _cross(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Cross products along the last axis; faster than NumPy's."""
-    result = np.empty(np.broadcast_shapes(first.shape, second.shape), np.float32)
-    for i in range(3):
-        j, k = (i + 1) % 3, (i + 2) % 3
-        result[..., i] = first[..., j] * second[..., k] - first[..., k] * second[..., j]
     return result

@@ -96,6 +96,15 @@ def unit(vectors: FloatArray) -> FloatArray:
     return result
 
 
+def cross(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Cross products along the last axis: float32 (..., 3). Faster than NumPy's."""
+    result = np.empty(np.broadcast_shapes(first.shape, second.shape), np.float32)
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        result[..., i] = first[..., j] * second[..., k] - first[..., k] * second[..., j]
+    return result
+
+
 def _signs(encoding: Encoding) -> FloatArray:
     return np.array([1.0, 1.0 if encoding.y_axis == "up" else -1.0, 1.0], np.float32)
 

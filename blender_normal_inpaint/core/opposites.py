@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .basemesh import BaseMesh
 from .engine import BoolArray, FloatArray
+from .normals import cross
 from .raster import IntArray
 from .resample import rise
 
@@ -98,7 +99,7 @@ def opposites(mesh: BaseMesh) -> Opposites | None:
     same = np.einsum("nc,nc->n", mirrored(there(mesh.normals)), mesh.normals)
     found &= (apart <= _NEAR * size) & (same >= _ALIKE)
     tangents = mirrored(there(mesh.tangents))
-    bitangents = mesh.hands[:, None] * np.cross(mesh.normals, mesh.tangents)
+    bitangents = mesh.hands[:, None] * cross(mesh.normals, mesh.tangents)
     turns = np.stack([np.einsum("nc,nc->n", tangents, axis) for axis in (mesh.tangents, bitangents)], axis=-1)
     places = there(mesh.places)
     kept = found[mesh.triangles].all(axis=1) & ~_torn(mesh, places)

@@ -21,6 +21,7 @@ from .engine import BoolArray, FloatArray
 from .normals import unit
 from .pose import Pose, pose
 from .resample import block_sum, evened, framed, rise, sampled, spread
+from .solver import solve
 
 #: Texels along the longer side of the grids on which the plane is looked for, and found.
 COARSE, FINE = 32, 64
@@ -275,7 +276,7 @@ def _find(field: FloatArray, known: BoolArray, valid: BoolArray) -> tuple[_Halve
 
 
 def relief(normals: FloatArray, surface: BoolArray, steps: int = 400, tolerance: float = 1e-3) -> FloatArray:
-    """Integrate normals: weighted least squares over the slopes between neighbours, by conjugate gradients.
+    """Integrate normals: weighted least squares over the slopes between neighbours.
 
     Slopes where the surface turns away say little and weigh little: Y. Quéau, J.-D. Durou and J.-F. Aujol,
     "Normal Integration: A Survey", Journal of Mathematical Imaging and Vision 60, 2018, section 3.
@@ -289,52 +290,44 @@ def relief(normals: FloatArray, surface: BoolArray, steps: int = 400, tolerance:
     Returns:
         float32 (h, w): heights towards the camera in texels, of mean zero; zero off the surface.
     """
-    toward = np.maximum(normals[..., 2], np.float32(STEEP))
-    right, up = np.moveaxis(-normals[..., :2] / toward[..., None], -1, 0)
-    trust: FloatArray = np.square(np.clip(normals[..., 2], 0.05, 1), dtype=np.float32) * surface
-    across: FloatArray = np.minimum(trust[:, 1:], trust[:, :-1])
-    down: FloatArray = np.minimum(trust[1:], trust[:-1])
-
-    def gathered(flow_across: FloatArray, flow_down: FloatArray) -> FloatArray:
-        """What flows into each texel from its neighbours."""
-        total = np.zeros(surface.shape, np.float32)
-        total[:, 1:] += flow_across
-        total[:, :-1] -= flow_across
-        total[1:] += flow_down
-        total[:-1] -= flow_down
-        return total
-
-    def apply(heights: FloatArray) -> FloatArray:
-        return gathered(across * (heights[:, 1:] - heights[:, :-1]), down * (heights[1:] - heights[:-1]))
-
-    half = np.float32(0.5)
-    residual = gathered(across * half * (right[:, 1:] + right[:, :-1]), -down * half * (up[1:] + up[:-1]))
-    diagonal = np.zeros(surface.shape, np.float32)
-    diagonal[:, 1:] += across
-    diagonal[:, :-1] += across
-    diagonal[1:] += down
-    diagonal[:-1] += down
-    inverse = np.divide(1, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
-    result = np.zeros(surface.shape, np.float32)
-    scaled = residual * inverse
-    direction = scaled.copy()
-    energy = float(np.vdot(residual, scaled))
-    goal = tolerance**2 * energy
-    for _ in range(steps):
-        if energy <= goal or energy < 1e-12:
-            break
-        image = apply(direction)
-        curvature = float(np.vdot(direction, image))
-        if curvature <= 0:
-            break
-        pace = np.float32(energy / curvature)
-        result += pace * direction
-        residual -= pace * image
-        np.multiply(residual, inverse, out=scaled)
-        fresh = float(np.vdot(residual, scaled))
-        direction *= np.float32(fresh / energy)
-        direction += scaled
-        energy = fresh
+    system = _Slopes(normals, surface)
+    result = solve(system, np.zeros_like(system.target), steps, tolerance)
     if surface.any():
         result -= result[surface].mean()
     return result * surface
+
+
+class _Slopes:
+    """What heights (h, w) have to be so that the slopes between neighbours are a map's: a `System`."""
+
+    def __init__(self, normals: FloatArray, surface: BoolArray) -> None:
+        """Args: normals (h, w, 3) and surface (h, w), see `relief`."""
+        toward = np.maximum(normals[..., 2], np.float32(STEEP))
+        right, up = np.moveaxis(-normals[..., :2] / toward[..., None], -1, 0)
+        trust: FloatArray = np.square(np.clip(normals[..., 2], 0.05, 1), dtype=np.float32) * surface
+        self._across: FloatArray = np.minimum(trust[:, 1:], trust[:, :-1])
+        self._down: FloatArray = np.minimum(trust[1:], trust[:-1])
+        half = np.float32(0.5)
+        self.target: FloatArray = self._gathered(
+            half * (right[:, 1:] + right[:, :-1]), -half * (up[1:] + up[:-1])
+        )
+        diagonal = np.zeros(surface.shape, np.float32)
+        diagonal[:, 1:] += self._across
+        diagonal[:, :-1] += self._across
+        diagonal[1:] += self._down
+        diagonal[:-1] += self._down
+        self.inverse: FloatArray = np.divide(1, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
+
+    def _gathered(self, across: FloatArray, down: FloatArray) -> FloatArray:
+        """What slopes from neighbour to neighbour, weighted, bring to each texel."""
+        across, down = self._across * across, self._down * down
+        total = np.zeros((len(across), down.shape[1]), np.float32)
+        total[:, 1:] += across
+        total[:, :-1] -= across
+        total[1:] += down
+        total[:-1] -= down
+        return total
+
+    def __call__(self, heights: FloatArray) -> FloatArray:
+        """The slopes of heights, gathered likewise."""
+        return self._gathered(heights[:, 1:] - heights[:, :-1], heights[1:] - heights[:-1])
