@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import basemesh
 from . import regions as planning
@@ -26,21 +25,18 @@ from .engine import (
 )
 from .errors import Cancelled, InpaintError
 from .morphable import Head
-from .normals import Encoding, check_pixels, decode_vectors, encode, has_direction, unit
+from .normals import Encoding, check_pixels, decode_vectors, has_direction
 from .otherhalf import HeadHalf, OtherHalf, around, of_layout
 from .regions import Box, Region
-from .resample import block_any
-from .seams import Change, meeting
+from .seams import meeting
 from .source import Source, strips
+from .target import Target
 
 #: Shortest and longest side of a map.
 SMALLEST, LARGEST = 16, 16384
 
 #: The share of empty texels on a mesh's islands, in per cent of the map, that is worth a word: not their rim.
 _RIM = 2.0
-
-#: Side of the squares in which both sides of seams are made to meet, and a change that no map shows.
-_SQUARE, _MOVED = 512, 5e-4
 
 #: Two images have the same proportions if these differ by no more than this share.
 _SAME_ASPECT = 0.01
@@ -181,14 +177,6 @@ def _check_finite(pixels: Pixels, known: BoolArray, top: int) -> None:
         raise InpaintError("not_finite", detail=f"first at column {x}, row {y + top}")
 
 
-@dataclass
-class _Job:
-    """The map and everything decided about it before the first region; its hole closes tile by tile."""
-
-    source: Source
-    constant_z: Pixels | None
-
-
 def _two_channel(pixels: Pixels, encoding: Encoding) -> tuple[Encoding, list[str]]:
     if pixels.shape[2] == 1:
         raise InpaintError(
@@ -259,17 +247,6 @@ def _survey(
     return mask & surface, surface
 
 
-def _constant_z(job_pixels: Pixels, known: BoolArray) -> Pixels | None:
-    """The blue of a two-channel map if it is the same at all known texels, else None."""
-    blue = job_pixels[..., 2]
-    y, x = np.unravel_index(int(np.argmax(known)), known.shape)
-    value = blue[y, x]
-    for rows in strips(*known.shape):
-        if (known[rows] & (blue[rows] != value)).any():
-            return None
-    return np.asarray(value)
-
-
 def _on_mesh(source: Source, meshes: Sequence[BaseMesh], notices: list[str]) -> Source:
     """An object-space map on the mesh that looks most like it; on none, with a notice, if none does."""
     height, width = source.hole.shape
@@ -289,7 +266,7 @@ def _on_mesh(source: Source, meshes: Sequence[BaseMesh], notices: list[str]) -> 
 
 
 def _crop(
-    job: _Job,
+    job: Target,
     region: Region,
     frames: Frames | None,
     wide: Wide | None,
@@ -325,8 +302,8 @@ def _check_filled(filled: FloatArray, crop: Crop) -> None:
         raise InpaintError("bad_result", detail="vectors that are not finite or not of unit length")
 
 
-def _paste(job: _Job, region: Region, filled: FloatArray, frames: Frames | None) -> None:
-    """Encode the tile's hole texels into the result; nothing else is touched."""
+def _paste(job: Target, region: Region, filled: FloatArray, frames: Frames | None) -> None:
+    """Write the tile's hole texels into the result."""
     tile = region.tile
     y, x = np.nonzero(job.source.hole[tile.slices])
     y, x = y + tile.top, x + tile.left
@@ -334,36 +311,9 @@ def _paste(job: _Job, region: Region, filled: FloatArray, frames: Frames | None)
     vectors = filled[inside]
     if frames is not None:
         vectors = frames.of_local(vectors, inside)
-    _store(job, (y, x), vectors)
+    job.store((y, x), vectors)
     # From now on these texels are known, for the tiles beside this one.
     job.source.hole[tile.slices] = False
-
-
-def _store(job: _Job, place: tuple[NDArray[np.intp], NDArray[np.intp]], vectors: FloatArray) -> None:
-    """Encode vectors (n, 3) of the map's space into the result, at rows and columns (n,)."""
-    stored = encode(vectors, job.source.encoding, job.source.pixels.dtype)
-    target = job.source.pixels
-    channels = min(3, target.shape[2])
-    if job.source.encoding.two_channel and channels == 3 and job.constant_z is not None:
-        stored[:, 2] = job.constant_z
-    target[(*place, slice(channels))] = stored[:, :channels]
-
-
-def _join(job: _Job, hole: BoolArray, change: Change) -> None:
-    """Add what makes both sides of seams meet to what was repaired, texels of the hole as it was only."""
-    height, width = hole.shape
-    for row, column in np.argwhere(block_any(hole, _SQUARE)) * _SQUARE:
-        box = Box(row, min(row + _SQUARE, height), column, min(column + _SQUARE, width))
-        moved = change.at(box)
-        y, x = place = np.nonzero(hole[box.slices] & (np.abs(moved).max(axis=-1) > _MOVED))
-        if not y.size:
-            continue
-        frames = job.source.frames(box.slices)
-        normals = job.source.read(box.slices, frames)[0]
-        vectors = unit(normals[place] + moved[place])
-        if frames is not None:
-            vectors = frames.of_local(vectors, place)
-        _store(job, (y + box.top, x + box.left), vectors)
 
 
 def inpaint(
@@ -429,15 +379,12 @@ def inpaint(
     if valid is None and meshes and encoding.space != "camera":
         islands = basemesh.islands(meshes, mask)
     hole, surface = _survey(pixels, mask, valid, islands, encoding, notices)
-    constant_z = None
-    if encoding.two_channel and pixels.shape[2] >= 3:
-        constant_z = _constant_z(pixels, surface & ~hole)
     del mask, valid, islands  # a map's worth of memory, if the caller has let go of them as well
     out = pixels if overwrite and pixels.flags.writeable else pixels.copy()
     source = Source(encoding, out, hole, surface)
     if meshes and encoding.space == "object":
         source = _on_mesh(source, meshes, notices)
-    job = _Job(replace(source, hole=hole.copy()), constant_z)
+    job = Target.of(replace(source, hole=hole.copy()))
     steps = planning.plan(hole, surface, source.space)
     contexts = _Contexts(source, meshes, options)
     total = sum(step.crop.height * step.crop.width for step in steps)
@@ -463,7 +410,7 @@ def inpaint(
         mesh = basemesh.lying_in(meshes, hole)
     change = meeting(job.source, hole, mesh) if mesh is not None else None
     if change is not None:
-        _join(job, hole, change)
+        job.join(hole, change)
     progress(1.0, "Done")
     return Result(job.source.pixels, hole, hole_texels, len(steps), notices, time.perf_counter() - started)
 
