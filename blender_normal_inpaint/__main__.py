@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from .core import files, pipeline, udim
 from .core.basemesh import BaseMesh, Triangles
-from .core.engine import Filler
+from .core.engine import BoolArray, Filler, Pixels
 from .core.errors import InpaintError
 from .core.fill import LocalFiller
 from .core.meshfile import read_mesh
@@ -121,8 +121,9 @@ class _Mesh:
     """The mesh that wears the maps; what of it lies in a tile is worked out once."""
 
     def __init__(self, triangles: Triangles) -> None:
+        self.triangles = triangles
         self._base = functools.cache(triangles.base)
-        self._spans_tiles = triangles.spans_tiles()
+        self._spans_tiles = len(triangles.tiles()) > 1
 
     def of(self, task: _Task) -> BaseMesh | None:
         """What of it wears a map. In a folder a number in a name is a tile's if the mesh has several."""
@@ -273,8 +274,9 @@ def _repair(
     options: pipeline.Options,
     mesh: _Mesh | None,
     bar: _Bar,
+    holes: dict[int, BoolArray],
 ) -> dict[str, Any]:
-    """Repair one map and say what was done."""
+    """Repair one map and say what was done; what was repaired of a tile is added to the others' holes."""
     started = time.perf_counter()
     if task.mask is None:
         return _copy(task)
@@ -293,6 +295,8 @@ def _repair(
         meshes=[base] if base is not None else [],
     )
     files.write_map(task.output, result.pixels, source)
+    if task.tile is not None:
+        holes[task.tile] = result.repaired
     height, width = source.pixels.shape[:2]
     return {
         "normal": str(task.normal),
@@ -307,6 +311,21 @@ def _repair(
         "notices": result.notices,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _meet(tasks: Sequence[_Task], holes: dict[int, BoolArray], mesh: _Mesh, encoding: Encoding) -> None:
+    """Make both sides of seams meet in the repaired tiles of a map, and between its tiles."""
+    tiles = {task.tile: task for task in tasks if task.tile is not None}
+    kinds: dict[int, files.MapFile] = {}
+
+    def read(number: int) -> Pixels:
+        found = files.read_map(tiles[number].output)
+        kinds[number] = replace(found, pixels=found.pixels[:0].copy())
+        return found.pixels
+
+    others = tiles.keys() - holes.keys()
+    for number, pixels in pipeline.meet_tiles([mesh.triangles], holes, others, read, encoding):
+        files.write_map(tiles[number].output, pixels, kinds[number])
 
 
 def _explain(error: BaseException) -> InpaintError:
@@ -413,6 +432,7 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
                 tasks = _tile_tasks(arguments, output)
             else:
                 tasks = [_Task(arguments.normal, arguments.mask, arguments.valid, output)]
+        every = list(tasks)
         if arguments.skip_existing:
             for task in [task for task in tasks if task.output.is_file()]:
                 tasks.remove(task)
@@ -432,16 +452,19 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
             dilate=arguments.dilate,
             detail=not arguments.no_detail,
             symmetry=not arguments.no_symmetry,
+            meet=not tiled,
         )
         mesh = _Mesh(read_mesh(arguments.mesh)) if arguments.mesh and tasks else None
+        holes: dict[int, BoolArray] = {}
         bar = _Bar(len(tasks), quiet=False)
         for task in tasks:
             assert filler is not None
             bar.start(task.normal.name)
             try:
-                done = _repair(task, filler, encoding, options, mesh, bar)
+                done = _repair(task, filler, encoding, options, mesh, bar, holes)
             except Exception as error:
                 failures.append((task.normal, _explain(error)))
+                every.remove(task)
                 bar.end("failed")
                 continue
             bar.end("done")
@@ -451,6 +474,8 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
                 _tell(done, report["engine"])
             for notice in done["notices"]:
                 sys.stderr.write(f"Note: {task.normal.name}: {notice}\n")
+        if holes and mesh is not None:
+            _meet(every, holes, mesh, encoding)
     except Exception as error:
         failures.append((arguments.normal, _explain(error)))
     bar.clear()

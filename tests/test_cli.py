@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import test_core_tiles as tiling
 from synthetic import ROOT, FakeEngine, disc, wavy_normals
 from test_core_basemesh import mesh, true_normals, write_obj
 from test_core_files import samples, spec_of, write_raw
@@ -341,6 +342,35 @@ def test_each_tile_has_its_part_of_the_mesh(tmp_path, monkeypatch):
     one = ["--mask", str(tmp_path / "hole.1002.png"), "-o", str(tmp_path / "a.png"), "--mesh", str(head)]
     assert cli.main([str(tmp_path / "face.1002.png"), *one, "--no-detail"]) == 0
     assert seen == {0: [100]}
+
+
+def test_tiles_meet_on_the_mesh(tmp_path):
+    on = tiling.halves()
+    head = write_obj(tmp_path / "head.obj", on.vertices, on.corners, on.uv)
+    before, holes = {}, {}
+    for number in (tiling.LEFT, tiling.RIGHT):
+        before[number], holes[number] = tiling.tile_of(on, number, dtype=np.uint16)
+        before[number][holes[number]] = 0
+        lies = on.base(number).covers(tiling.Grid.blocks(holes[number].shape))
+        write_raw(tmp_path / f"face.{number}.png", before[number])
+        write_mask(tmp_path / f"hole.{number}.png", holes[number])
+        write_mask(tmp_path / f"skin.{number}.png", lies)
+
+    def apart(output, *more):
+        assert run_tiles(tmp_path, "--valid", str(tmp_path / "skin.<UDIM>.png"), *more, output=output) == 0
+        after = {n: files.read_map(tmp_path / output.replace("<UDIM>", str(n))).pixels for n in before}
+        for number, pixels in after.items():
+            assert np.array_equal(pixels[~holes[number]], before[number][~holes[number]])
+        return after, tiling.apart(on, after, holes, Encoding())
+
+    alone, far = apart("alone.<UDIM>.png")
+    met, near = apart("met.<UDIM>.png", "--mesh", str(head))
+    assert far > 2 and near < 0.5 * far
+    # A tile that is there already holds still.
+    write_raw(tmp_path / f"late.{tiling.RIGHT}.png", alone[tiling.RIGHT])
+    late, near = apart("late.<UDIM>.png", "--mesh", str(head), "--skip-existing")
+    assert np.array_equal(late[tiling.RIGHT], alone[tiling.RIGHT]) and near < 0.5 * far
+    assert not np.array_equal(late[tiling.LEFT], met[tiling.LEFT])
 
 
 def run_folder(folder, out, *more):

@@ -105,7 +105,7 @@ def test_both_sides_meet_and_the_better_known_one_moves_less(base):
     local, lies, away = worn(base)
     repaired, hole = tilted(local, lies, away, base)
     change = seams.meeting(source_of(repaired, lies), hole, base)
-    assert change is not None and change.step == 1
+    assert change is not None and change.steps == (1, 1)
     moved = change.at(seams.Box(0, SIZE, 0, SIZE))
     assert np.abs(moved[lies & (away > RADIUS + 0.5)]).max() < 1e-6
     after = np.where(hole[..., None], unit(repaired + moved), repaired)
@@ -127,7 +127,7 @@ def test_a_coarser_look_at_a_large_map_says_the_same(base, monkeypatch):
     fine = change.at(whole)
     monkeypatch.setattr(seams, "_GRID", SIZE // 2)
     coarse = seams.meeting(source_of(repaired, lies), hole, base)
-    assert coarse is not None and coarse.step == 2 and coarse.field.shape == (SIZE // 2, SIZE // 2, 3)
+    assert coarse is not None and coarse.steps == (2, 2) and coarse.field.shape == (SIZE // 2, SIZE // 2, 3)
     deep = hole & (away < 0.7 * RADIUS)
     apart = np.linalg.norm(coarse.at(whole)[deep] - fine[deep], axis=-1)
     assert apart.mean() < 0.35 * np.linalg.norm(fine[deep], axis=-1).mean()

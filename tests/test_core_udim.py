@@ -70,7 +70,7 @@ def test_a_tile_has_its_triangles_and_the_normals_of_all():
     corners = np.array([[0, 1, 4], [0, 4, 3], [1, 2, 5], [1, 5, 4]], np.int32)
     uv = vertices[corners][..., :2].astype(np.float32)
     roof = Triangles(vertices, corners, uv)
-    assert roof.spans_tiles() and not Triangles(vertices, corners[:2], uv[:2]).spans_tiles()
+    assert roof.tiles() == [1001, 1002] and Triangles(vertices, corners[:2], uv[:2]).tiles() == [1001]
     both = roof.base(None)
     left, right = roof.base(1001), roof.base(1002)
     assert both is not None and left is not None and right is not None and roof.base(1003) is None

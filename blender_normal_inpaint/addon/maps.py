@@ -7,7 +7,7 @@ main thread again.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -31,12 +31,20 @@ Content: TypeAlias = "FloatArray | bytes | tiles.Files"
 
 
 class Fix(Protocol):
-    """The repair itself, of a map or of one tile: `core.pipeline.inpaint` with everything else settled."""
+    """The repair itself: what `core.pipeline` does, with everything else settled."""
 
-    def __call__(
+    def one(
         self, pixels: Pixels, mask: BoolArray, valid: BoolArray | None, tile: int | None, part: Progress
     ) -> Result:
-        """`tile` is the number of the tile, None for a map without; `part` is told how far it is."""
+        """`inpaint` of a tile by its number, or with None of a map that has none.
+
+        `part` is told how far it is.
+        """
+
+    def meet(
+        self, holes: Mapping[int, BoolArray], others: Collection[int], read: Callable[[int], Pixels]
+    ) -> Iterator[tuple[int, Pixels]]:
+        """`meet_tiles`."""
 
 
 class Paint(Protocol):
@@ -129,7 +137,7 @@ class Plain:
         self.valid = None
         pixels: Pixels = self.raw.to_native(self.dtype)
         self.raw = None
-        result = fix(pixels, mask, valid, None, progress)
+        result = fix.one(pixels, mask, valid, None, progress)
         del pixels
         progress(1.0, "Finishing")
         content = images.to_buffer(result.pixels) if self.is_float else png.encode(result.pixels)
@@ -222,6 +230,7 @@ class Tiled:
         if not wanted:
             raise InpaintError("mask_empty")
         texels, kind = 0, ""
+        holes: dict[int, BoolArray] = {}
         for done, number in enumerate(wanted):
             tile, valid = self.parts[number], self.valid.get(number)
             area = handler.read_mask(valid.file(folder, ".png"), cancel=cancel) if valid else None
@@ -231,16 +240,26 @@ class Tiled:
                 progress((done + fraction) / len(wanted), f"Tile {number}: {text}")
 
             try:
-                result = fix(pixels, masked.pop(number), area, number, part)
+                result = fix.one(pixels, masked.pop(number), area, number, part)
             except InpaintError as error:
                 error.message = f"Tile {number}: {error.message}"
                 raise
             texels += result.hole_texels
+            holes[number] = result.repaired
             notices += [f"Tile {number}: {notice}" for notice in result.notices]
             own = lossless(self.kind, pixels.dtype.name)
             kind = kind or own
             handler.write_map(files.add(number, ENDINGS[kind]), result.pixels, own, cancel=cancel)
         progress(1.0, "Finishing")
+
+        def read(number: int) -> Pixels:
+            kept = files.paths.get(number) or self.parts[number].file(folder, self._ending)
+            return handler.read_map(kept, cancel=cancel)
+
+        for number, pixels in fix.meet(holes, self.parts.keys() - holes.keys(), read):
+            handler.write_map(
+                files.paths[number], pixels, lossless(self.kind, pixels.dtype.name), cancel=cancel
+            )
         for number in self.parts.keys() - wanted:
             self._keep(self.parts[number], kind, handler, files, cancel)
         return Repaired(files, texels, notices, self.paint)

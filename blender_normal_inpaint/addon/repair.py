@@ -7,7 +7,8 @@ everything from Blender, `work` touches none of it, `finish` changes the file in
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import bpy
 
@@ -15,8 +16,8 @@ from ..core.basemesh import Triangles
 from ..core.engine import BoolArray, Cancel, Pixels, Progress
 from ..core.errors import InpaintError
 from ..core.normals import Encoding
-from ..core.pipeline import Options, Result, inpaint
-from ..worker.client import WorkerOptions
+from ..core.pipeline import Options, Result, inpaint, meet_tiles
+from ..worker.client import WorkerClient, WorkerOptions
 from . import images, jobs, maps, meshes, nodes, preferences, tiles
 from .depth import FileFormat
 from .properties import memory_of
@@ -71,26 +72,10 @@ class Repair:
         client = jobs.client_for(self.worker)
         client.take_notices()
 
-        def fix(
-            pixels: Pixels, mask: BoolArray, valid: BoolArray | None, tile: int | None, part: Progress
-        ) -> Result:
-            return inpaint(
-                pixels,
-                mask,
-                client,
-                encoding=self.encoding,
-                valid=valid,
-                options=self.options,
-                progress=part,
-                cancel=cancel,
-                overwrite=True,
-                meshes=[base for mesh in self.meshes if (base := mesh.base(tile)) is not None],
-            )
-
         def inner(fraction: float, text: str) -> None:
             progress(_START + fraction * (_END - _START), text)
 
-        done = self.map.repaired(fix, client, inner, cancel)
+        done = self.map.repaired(_Fix(self, client, cancel), client, inner, cancel)
         self.meshes.clear()
         notices = [*self.notices, *done.notices, *client.take_notices()]
         return Outcome(done.content, done.texels, notices, done.paint, time.perf_counter() - started)
@@ -136,6 +121,38 @@ class Repair:
             image.use_fake_user = True
             return
         nodes.insert_result(tree, node, image)
+
+
+@dataclass
+class _Fix:
+    """See `maps.Fix`: with the choices of a repair, its meshes and its worker."""
+
+    repair: Repair
+    client: WorkerClient
+    cancel: Cancel
+
+    def one(
+        self, pixels: Pixels, mask: BoolArray, valid: BoolArray | None, tile: int | None, part: Progress
+    ) -> Result:
+        """See there."""
+        return inpaint(
+            pixels,
+            mask,
+            self.client,
+            encoding=self.repair.encoding,
+            valid=valid,
+            options=replace(self.repair.options, meet=tile is None),
+            progress=part,
+            cancel=self.cancel,
+            overwrite=True,
+            meshes=[base for mesh in self.repair.meshes if (base := mesh.base(tile)) is not None],
+        )
+
+    def meet(
+        self, holes: Mapping[int, BoolArray], others: Collection[int], read: Callable[[int], Pixels]
+    ) -> Iterator[tuple[int, Pixels]]:
+        """See there."""
+        return meet_tiles(self.repair.meshes, holes, others, read, self.repair.encoding)
 
 
 def locate_image(

@@ -124,16 +124,34 @@ class Triangles:
     corners: IntArray
     uv: FloatArray
 
-    def spans_tiles(self) -> bool:
-        """Whether it lies in more than one tile of a tiled (UDIM) map."""
-        return len(np.unique(self._tiles(), axis=0)) > 1
-
     def base(self, tile: int | None) -> BaseMesh | None:
         """The mesh, as a texture that repeats has it, or what lies in one tile, None if nothing does."""
         if tile is None:
             return BaseMesh.of(self.vertices, self.corners, self.uv)
-        here = (self._tiles() == udim.corner(tile)).all(axis=-1)
-        return BaseMesh.of(self.vertices, self.corners, self.uv, here) if here.any() else None
+        return self.side_by_side([tile])
+
+    def side_by_side(self, tiles: Sequence[int], gap: float = 0.0) -> BaseMesh | None:
+        """What lies in some tiles, as if these lay side by side in one map; None if nothing does.
+
+        Args:
+            tiles: their numbers, from left to right.
+            gap: how much of the width that each has there is left free, half of it on either side.
+        """
+        corners = self._tiles()
+        slot = np.full(len(corners), -1, np.float32)
+        for number, tile in enumerate(tiles):
+            slot[(corners == udim.corner(tile)).all(axis=-1)] = number
+        uv = self.uv - corners[:, None]
+        across = uv[..., 0] * np.float32(1 - gap) + np.float32(gap / 2)
+        uv[..., 0] = (across + slot[:, None]) / np.float32(len(tiles))
+        wanted = slot >= 0
+        return BaseMesh.of(self.vertices, self.corners, uv, wanted) if wanted.any() else None
+
+    def tiles(self) -> list[int]:
+        """The numbers of the tiles that it lies in."""
+        corners = np.unique(self._tiles(), axis=0).astype(int).tolist()
+        numbers = (udim.number_at(u, v) for u, v in corners)
+        return sorted(number for number in numbers if number is not None)
 
     def _tiles(self) -> FloatArray:
         """The tile that each triangle lies in, (m, 2)."""
@@ -392,10 +410,13 @@ def lying_in(meshes: Sequence[BaseMesh], mask: BoolArray) -> BaseMesh:
     """Of meshes the one, or the first, that covers most of a mask, bool (H, W)."""
     if len(meshes) == 1:
         return meshes[0]
+    return meshes[int(np.argmax([covered(mesh, mask) for mesh in meshes]))]
+
+
+def covered(mesh: BaseMesh, mask: BoolArray) -> int:
+    """How many blocks of a mask, bool (H, W), a mesh covers."""
     step = -(-max(mask.shape) // COMPARED)
-    hidden, grid = block_any(mask, step), Grid.blocks(mask.shape, step)
-    shown = (mesh.covers(grid, hidden) for mesh in meshes)
-    return meshes[int(np.argmax([np.count_nonzero(there) for there in shown]))]
+    return int(np.count_nonzero(mesh.covers(Grid.blocks(mask.shape, step), block_any(mask, step))))
 
 
 def most_alike(

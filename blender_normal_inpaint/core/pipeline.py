@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from . import basemesh
 from . import regions as planning
-from .basemesh import BaseMesh, Frames
+from .basemesh import BaseMesh, Frames, Triangles
 from .engine import (
     BoolArray,
     Cancel,
@@ -28,7 +28,7 @@ from .morphable import Head
 from .normals import Encoding, check_pixels, decode_vectors, has_direction
 from .otherhalf import HeadHalf, OtherHalf, around, of_layout
 from .regions import Box, Region
-from .seams import meeting
+from .seams import meeting, meeting_of_tiles
 from .source import Source, strips
 from .target import Target
 
@@ -52,12 +52,15 @@ class Options:
         dilate: Texels by which the mask is grown first, in all eight directions.
         detail: Whether fine detail is continued into the hole.
         symmetry: Whether the face's other half may tell what lies in the hole.
+        meet: Whether both sides of a layout's seams are made to meet where a mesh tells of them. For tiles
+            that are repaired one by one `meet_tiles` does it when all are.
     """
 
     seed: int = 0
     dilate: int = 0
     detail: bool = True
     symmetry: bool = True
+    meet: bool = True
 
 
 @dataclass(frozen=True)
@@ -408,11 +411,74 @@ def inpaint(
     mesh = source.mesh
     if meshes and source.encoding.space == "tangent":
         mesh = basemesh.lying_in(meshes, hole)
-    change = meeting(job.source, hole, mesh) if mesh is not None else None
+    change = meeting(job.source, hole, mesh) if mesh is not None and options.meet else None
     if change is not None:
         job.join(hole, change)
     progress(1.0, "Done")
     return Result(job.source.pixels, hole, hole_texels, len(steps), notices, time.perf_counter() - started)
+
+
+def meet_tiles(
+    meshes: Sequence[Triangles],
+    holes: Mapping[int, BoolArray],
+    others: Collection[int],
+    read: Callable[[int], Pixels],
+    encoding: Encoding,
+) -> Iterator[tuple[int, Pixels]]:
+    """Make both sides of a layout's seams meet in the repaired tiles of a map, and between its tiles.
+
+    Args:
+        meshes: that wear the map; the one counts of which most lies in what was repaired.
+        holes: what was repaired of each tile that was, by their numbers, as `Result.repaired` tells.
+        others: the numbers of the map's other tiles.
+        read: gives the pixels of a tile as they are now. It may be asked for some twice, and not for others.
+        encoding: how the map stores its vectors.
+
+    Returns:
+        The tiles that change, one after the other, with their new pixels: those of their holes alone differ.
+    """
+    mesh = _worn(meshes, holes)
+    if mesh is None or encoding.space == "camera":
+        return
+
+    def source(number: int) -> Source | None:
+        pixels = read(number)
+        fitting, _ = _two_channel(pixels, encoding)
+        height, width = pixels.shape[:2]
+        valid: BoolArray = np.ones((height, width), np.bool_)
+        for rows in strips(height, width):
+            valid[rows] = ~_empty_texels(pixels[rows], fitting)
+        found = Source(fitting, pixels, np.zeros_like(valid), valid)
+        if encoding.space != "object":
+            return found
+        base = mesh.base(number)
+        if base is None:
+            return None
+        known = replace(found, hole=holes[number] & valid) if number in holes else found
+        base = _on_mesh(known, [base], []).mesh
+        return replace(found, mesh=base) if base is not None else None
+
+    for number, change in meeting_of_tiles(mesh, holes, others, source).items():
+        repaired = source(number)
+        if repaired is None:
+            continue
+        if not repaired.pixels.flags.writeable:
+            repaired = replace(repaired, pixels=repaired.pixels.copy())
+        hole = holes[number] & repaired.valid
+        before = Target.of(replace(repaired, hole=hole))
+        Target(repaired, before.constant_z).join(hole, change)
+        yield number, repaired.pixels
+
+
+def _worn(meshes: Sequence[Triangles], holes: Mapping[int, BoolArray]) -> Triangles | None:
+    """Of meshes the one of which most lies in the holes of tiles, by their numbers."""
+    if len(meshes) < 2:
+        return meshes[0] if meshes else None
+    counts = []
+    for mesh in meshes:
+        parts = ((mesh.base(number), hole) for number, hole in holes.items())
+        counts.append(sum(basemesh.covered(base, hole) for base, hole in parts if base is not None))
+    return meshes[int(np.argmax(counts))]
 
 
 def _part(progress: Progress, start: float, share: float) -> Callable[[float, str], None]:

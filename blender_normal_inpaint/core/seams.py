@@ -9,13 +9,14 @@ no error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .basemesh import BaseMesh, Frames, Grid
+from .basemesh import BaseMesh, Frames, Grid, Triangles
 from .engine import BoolArray, FloatArray
 from .harmonic import extend, grow, steps_from
 from .raster import IntArray
@@ -57,18 +58,17 @@ class Change:
 
     Attributes:
         field: float32 (h, w, 3), of blocks.
-        step: texels of the map for one block, along an axis.
+        steps: texels of the map for one block, down and across.
     """
 
     field: FloatArray
-    step: int
+    steps: tuple[float, float]
 
     def at(self, box: Box) -> FloatArray:
         """That of a box of the map: float32 (h, w, 3)."""
-        rows, columns = (
-            (np.arange(start, stop) + 0.5) / self.step - 0.5
-            for start, stop in ((box.top, box.bottom), (box.left, box.right))
-        )
+        down, across = self.steps
+        rows = np.arange(box.top + 0.5, box.bottom) / down - 0.5
+        columns = np.arange(box.left + 0.5, box.right) / across - 0.5
         return np.moveaxis(enlarge(self.field, rows, columns), 0, -1)
 
 
@@ -186,6 +186,26 @@ class Seams:
         return vectors[0], vectors[1], good
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """What a repaired map shows, block by block.
+
+    Attributes:
+        normals: float32 (h, w, 3), unit, in tangent space.
+        shown: bool (h, w), where there is a surface.
+    """
+
+    normals: FloatArray
+    shown: BoolArray
+
+    @classmethod
+    def of(cls, source: Source, step: int) -> Blocks:
+        """Of a map in blocks of so many texels a side."""
+        height, width = source.hole.shape
+        normals, _, valid = source.averaged(Box(0, height, 0, width), step)
+        return cls(normals, valid)
+
+
 def meeting(source: Source, hole: BoolArray, mesh: BaseMesh) -> Change | None:
     """Find out what makes the sides of a map's seams meet.
 
@@ -197,21 +217,145 @@ def meeting(source: Source, hole: BoolArray, mesh: BaseMesh) -> Change | None:
     Returns:
         The change; None where none of the map's seams lies in what was repaired, or nothing is left there.
     """
-    height, width = hole.shape
-    step = -(-max(hole.shape) // _GRID)
+    step = _step(hole, _GRID)
     hidden = block_any(hole, step)
-    size = hidden.shape[0], hidden.shape[1]
-    seams = Seams.of(mesh, width / step, height / step)
+    field = _meeting(mesh, Grid.blocks(hole.shape, step), hidden, lambda: Blocks.of(source, step))
+    return Change(field, (step, step)) if field is not None else None
+
+
+def meeting_of_tiles(
+    mesh: Triangles,
+    holes: Mapping[int, BoolArray],
+    others: Collection[int],
+    source: Callable[[int], Source | None],
+) -> dict[int, Change]:
+    """Find out what makes the sides of seams meet in the tiles of a map and between them.
+
+    Args:
+        mesh: that wears them.
+        holes: bool (H, W), of each tile that was repaired what was repaired of it, by their numbers.
+        others: the numbers of the map's other tiles.
+        source: gives a tile, repaired, in tangent space, or None if it cannot be read so; asked for those
+            that lie at seams in what was repaired.
+
+    Returns:
+        The changes of those tiles that need one.
+    """
+    side = min(_GRID, max(max(hole.shape) for hole in holes.values()))
+    hidden = {number: _squared(block_any(hole, _step(hole, side)), side) for number, hole in holes.items()}
+    strip = _Strip.of(mesh, [number for number in mesh.tiles() if number in holes or number in others], side)
+    seams = strip.seams() if strip is not None else None
+    if strip is None or seams is None:
+        return {}
+    covered = strip.laid(hidden)
+    places = [place.blocks((side, covered.shape[1])) for place in seams.sides]
+    met = covered[places[0]] | covered[places[1]]
+    wanted = sorted({number for _, columns in places for number in strip.tiles_at(columns[met])})
+    seen: dict[int, Blocks] = {}
+    shapes: dict[int, tuple[int, ...]] = {}
+    for number in wanted:
+        found, base = source(number), mesh.base(number)
+        if found is not None and base is not None:
+            step = _step(found.hole, side)
+            blocks = Blocks.of(found, step)
+            # Where a tile has fewer blocks, those beside its islands must not show there.
+            shown = blocks.shown & base.covers(Grid.blocks(found.hole.shape, step))
+            seen[number] = Blocks(_squared(blocks.normals, side), _squared(shown, side))
+            shapes[number] = found.hole.shape
+    strip = _Strip.of(mesh, list(seen), side)
+    if strip is None:
+        return {}
+    whole = Blocks(
+        strip.laid({number: blocks.normals for number, blocks in seen.items()}),
+        strip.laid({number: blocks.shown for number, blocks in seen.items()}),
+    )
+    field = _meeting(strip.base, Grid.blocks(whole.shown.shape), strip.laid(hidden), lambda: whole)
+    if field is None:
+        return {}
+    return {
+        number: Change(part, (shapes[number][0] / side, shapes[number][1] / side))
+        for number, part in strip.parts(field).items()
+        if number in hidden
+    }
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Tiles of a map side by side, each in as many blocks, with a wall of one block on either side.
+
+    Attributes:
+        base: what of a mesh lies in them.
+        numbers: of the tiles, from left to right.
+        side: blocks along a tile.
+    """
+
+    base: BaseMesh
+    numbers: list[int]
+    side: int
+
+    @classmethod
+    def of(cls, mesh: Triangles, numbers: list[int], side: int) -> _Strip | None:
+        """None if nothing of the mesh lies there."""
+        base = mesh.side_by_side(numbers, 2 / (side + 2)) if numbers else None
+        return cls(base, numbers, side) if base is not None else None
+
+    def seams(self) -> Seams | None:
+        """Those of the tiles and between them, see `Seams.of`."""
+        return Seams.of(self.base, len(self.numbers) * (self.side + 2), self.side)
+
+    def tiles_at(self, columns: NDArray[np.intp]) -> set[int]:
+        """The numbers of the tiles that columns lie in."""
+        return {self.numbers[slot] for slot in np.unique(columns // (self.side + 2)).tolist()}
+
+    def laid(self, parts: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
+        """Blocks of tiles (side, side, ...) side by side: zero in walls, and where a tile has none."""
+        one = next(iter(parts.values()))
+        result = np.zeros((self.side, len(self.numbers), self.side + 2, *one.shape[2:]), one.dtype)
+        for slot, number in enumerate(self.numbers):
+            if number in parts:
+                result[:, slot, 1:-1] = parts[number]
+        return result.reshape(self.side, -1, *one.shape[2:])
+
+    def parts(self, field: FloatArray) -> dict[int, FloatArray]:
+        """The tiles' parts of a field."""
+        slots = np.split(field, len(self.numbers), axis=1)
+        return {number: part[:, 1:-1] for number, part in zip(self.numbers, slots, strict=True)}
+
+
+def _step(hole: BoolArray, side: int) -> int:
+    """Texels for a block, along an axis, of a map with at most so many blocks a side."""
+    return -(-int(max(hole.shape)) // side)
+
+
+def _squared(blocks: NDArray[Any], side: int) -> NDArray[Any]:
+    """Blocks (h, w, ...) as a square of so many a side, the nearest for each."""
+    rows, columns = (((np.arange(side) + 0.5) * count / side).astype(np.intp) for count in blocks.shape[:2])
+    return np.asarray(blocks[rows[:, None], columns])
+
+
+def _meeting(
+    mesh: BaseMesh, grid: Grid, hidden: BoolArray, blocks: Callable[[], Blocks]
+) -> FloatArray | None:
+    """What is added to a map's blocks, float32 (h, w, 3), or None: see `meeting`.
+
+    Args:
+        mesh: that wears the map.
+        grid: of the blocks.
+        hidden: bool (h, w), in which of them something was repaired.
+        blocks: gives what they show.
+    """
+    size = grid.size
+    seams = Seams.of(mesh, grid.shape[1] / grid.pace, grid.shape[0] / grid.pace)
     if seams is None:
         return None
     places = [side.blocks(size) for side in seams.sides]
     if not any(hidden[place].any() for place in places):
         return None
-    lies = mesh.covers(Grid.blocks(hole.shape, step))
-    normals, _, valid = source.averaged(Box(0, height, 0, width), step)
-    shown = lies & valid
+    lies = mesh.covers(grid)
+    seen = blocks()
+    shown = lies & seen.shown
     away = steps_from(shown & ~hidden, hidden & lies, _DEEPEST)
-    one, two, good = seams.seen(normals, shown)
+    one, two, good = seams.seen(seen.normals, shown)
     far = [away[place] * side.widths for side, place in zip(seams.sides, places, strict=True)]
     tilts = np.maximum(seams.sides[0].tilts(one), seams.sides[1].tilts(two))
     shares = _shares(two - one, tilts, far[0] + far[1], good, seams.chain)
@@ -226,7 +370,7 @@ def meeting(source: Source, hole: BoolArray, mesh: BaseMesh) -> Change | None:
     means, told = _means(np.concatenate(moves), places, np.concatenate(used), size)
     rim = shown & ~hidden & grow(hidden)
     field = extend(means, told | rim, hidden & lies)
-    return Change(spread(np.ascontiguousarray(np.moveaxis(field, 0, -1)), lies), step)
+    return spread(np.ascontiguousarray(np.moveaxis(field, 0, -1)), lies)
 
 
 def _means(

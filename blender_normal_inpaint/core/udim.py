@@ -21,6 +21,11 @@ def corner(number: int) -> tuple[int, int]:
     return u, v
 
 
+def number_at(u: int, v: int) -> int | None:
+    """The number of the tile that begins there in a UV map; None where there is none."""
+    return _FIRST + u + _ACROSS * v if 0 <= u < _ACROSS and v >= 0 else None
+
+
 def is_pattern(path: Path) -> bool:
     """Whether a path stands for all tiles."""
     return TOKEN in path.name or _UVTILE in path.name
@@ -49,8 +54,7 @@ def number_of(name: str) -> int | None:
         return None
     if found[1]:
         return int(found[1])
-    u, v = int(found[2]) - 1, int(found[3]) - 1
-    return _FIRST + u + _ACROSS * v if 0 <= u < _ACROSS and v >= 0 else None
+    return number_at(int(found[2]) - 1, int(found[3]) - 1)
 
 
 def tiles(path: Path) -> dict[int, Path]:

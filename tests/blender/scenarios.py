@@ -607,11 +607,14 @@ def base_mesh(work: Path) -> None:
         errors.append(float(np.abs(read(result)[..., :3] - truth)[inside & island].mean()))
     assert max(errors[0], errors[1], errors[3]) < 0.003 and errors[2] > 0.009, errors
     clear()
-    _cut_in_two()
+    _cut_in_two(work)
 
 
-def _cut_in_two() -> None:
-    """The mesh tells what goes on beyond a seam of the layout: both sides of a repair meet there."""
+def _cut_in_two(work: Path) -> None:
+    """The mesh tells what goes on beyond a seam of the layout: both sides of a repair meet there.
+
+    In one map, and where its halves are tiles.
+    """
     size = 128
     v, u = 1 - (np.mgrid[:size, :size][0] + 0.5) / size, (np.mgrid[:size, :size][1] + 0.5) / size
     # The left half of the dome in the left half of the map, the right one turned upside down in the other.
@@ -625,26 +628,58 @@ def _cut_in_two() -> None:
     truth = (normals / np.linalg.norm(normals, axis=-1, keepdims=True) * 0.5 + 0.5).astype(np.float32)
     inside = np.repeat(((np.hypot(x, z) < 0.45) & island)[..., None], 3, axis=2)
     rows = np.flatnonzero(inside[:, 60, 0])
-    apart = []
-    for told in (True, False):
+    skin = np.repeat(island[..., None], 3, axis=2) * 1.0
+
+    def image_of(values: np.ndarray, name: str, tiled: bool) -> bpy.types.Image:
+        if not tiled:
+            return image_from(values, name, deep=name == "face")
+        for number, half in (1001, values[:, : size // 2]), (1002, values[:, size // 2 :]):
+            content = addon("png").encode(np.rint(half * 255).astype(np.uint8))
+            (work / f"{name}.{number}.png").write_bytes(content)
+        return _opened(work / f"{name}.<UDIM>.png")
+
+    def apart(told: bool, tiled: bool) -> float:
+        """Degrees between both sides of a repair."""
         clear()
-        hole = image_from(inside * 1.0, "hole", deep=False)
         mesh = _dome(48, 0.3)
         corners = np.array([mesh.vertices[loop.vertex_index].co[:] for loop in mesh.loops])[:, [0, 2]]
         middles = np.repeat([polygon.center.x for polygon in mesh.polygons], 4)[:, None]
         places = np.where(
             middles < 0, corners * [0.44, 0.46] + [0.48, 0.5], [0.96, 0.5] - corners * [0.44, 0.46]
         )
+        if tiled:
+            places[:, 0] *= 2
         mesh.uv_layers["Layout"].uv.foreach_set("vector", places.astype(np.float32).ravel())
-        thing, _texture = _dressed(mesh, image_from(truth, "face"), hole)
+        thing, texture = _dressed(mesh, image_of(truth, "face", tiled), image_of(inside * 1.0, "hole", tiled))
         thing.active_material.node_tree.nodes["Normal Map"].space = "TANGENT"
-        settings().valid = image_from(np.repeat(island[..., None], 3, axis=2) * 1.0, "skin", deep=False)
-        result = read(addon("api").inpaint(detail=False, mesh=told, valid=settings().valid))[..., :3]
-        assert np.array_equal(result[inside[..., 0] == 0], truth[inside[..., 0] == 0])
-        one, two = result[rows, 60] * 2 - 1, result[size - 1 - rows, 122] * 2 - 1
-        cosine = (one * two * [-1, -1, 1]).sum(axis=-1)
-        apart.append(float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean()))
-    assert apart[0] < 0.25 * apart[1], apart
+        settings().valid = image_of(skin, "skin", tiled)
+        image = addon("api").inpaint(detail=False, mesh=told, valid=settings().valid)
+        pixels = [read(texture.image), read(image)]
+        if tiled:
+            saved = addon("api").save_result(image, work / f"met {told}.<UDIM>.png")
+            pixels = [
+                np.concatenate(
+                    [
+                        read(bpy.data.images.load(str(path).replace("<UDIM>", str(number))))
+                        for number in (1001, 1002)
+                    ],
+                    axis=1,
+                )
+                for path in (work / "face.<UDIM>.png", saved)
+            ]
+        kept = inside[..., 0] == 0
+        assert np.array_equal(pixels[0][kept], pixels[1][kept])
+        one, two = (pixels[1][places][..., :3] * 2 - 1 for places in ((rows, 60), (size - 1 - rows, 122)))
+        cosine = (
+            (one * two * [-1, -1, 1]).sum(axis=-1)
+            / np.linalg.norm(one, axis=-1)
+            / np.linalg.norm(two, axis=-1)
+        )
+        return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+
+    for tiled in (False, True):
+        met, before = apart(True, tiled), apart(False, tiled)
+        assert met < 0.25 * before, (tiled, met, before)
     clear()
 
 
