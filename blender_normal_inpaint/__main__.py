@@ -276,7 +276,7 @@ def _repair(
     bar: _Bar,
     holes: dict[int, BoolArray],
 ) -> dict[str, Any]:
-    """Repair one map and say what was done; what was repaired of a tile is added to the others' holes."""
+    """Repair one map and say what was done; what was repaired of a tile on a mesh is added to the holes."""
     started = time.perf_counter()
     if task.mask is None:
         return _copy(task)
@@ -295,7 +295,7 @@ def _repair(
         meshes=[base] if base is not None else [],
     )
     files.write_map(task.output, result.pixels, source)
-    if task.tile is not None:
+    if task.tile is not None and mesh is not None:
         holes[task.tile] = result.repaired
     height, width = source.pixels.shape[:2]
     return {
@@ -474,7 +474,7 @@ def _run(arguments: argparse.Namespace, folder: bool) -> int:
                 _tell(done, report["engine"])
             for notice in done["notices"]:
                 sys.stderr.write(f"Note: {task.normal.name}: {notice}\n")
-        if holes and mesh is not None:
+        if mesh is not None:
             _meet(every, holes, mesh, encoding)
     except Exception as error:
         failures.append((arguments.normal, _explain(error)))

@@ -11,6 +11,7 @@ from test_core_seams import RADIUS, worn
 from blender_normal_inpaint.core import normals as coding
 from blender_normal_inpaint.core import pipeline, seams
 from blender_normal_inpaint.core.basemesh import Grid, Triangles
+from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
 
 SIZE = 256
@@ -62,7 +63,9 @@ def middle(mesh):
 def apart(mesh, pixels, holes, encoding):
     """Degrees between both sides along the border, where it lies in what was repaired."""
     strip = seams._Strip.of(mesh, [LEFT, RIGHT], SIZE)
+    assert strip is not None
     found = strip.seams()
+    assert found is not None
     normals, shown = {}, {}
     for number, tile in pixels.items():
         base = mesh.base(number)
@@ -74,7 +77,8 @@ def apart(mesh, pixels, holes, encoding):
     ]
     one, two, good = found.seen(*laid)
     covered = strip.laid({n: seams._squared(hole, SIZE) for n, hole in holes.items()})
-    hidden = np.logical_or(*(covered[side.blocks(covered.shape)] for side in found.sides))
+    first, second = (covered[side.blocks(covered.shape)] for side in found.sides)
+    hidden = first | second
     return angular_error(unit(one), unit(two))[good & hidden].mean()
 
 
@@ -148,6 +152,33 @@ def test_a_tile_that_the_map_lacks_is_not_asked_for(mesh):
     assert not reads and after[LEFT] is tile
 
 
+def test_a_tile_that_cannot_be_read_is_left_out_unless_it_was_repaired(mesh):
+    made = {number: tile_of(mesh, number, off) for number, off in ((LEFT, 0.4), (RIGHT, 0))}
+    holes = {number: hole for number, (_, hole) in made.items()}
+
+    def read(number):
+        if number == RIGHT:
+            raise InpaintError("unreadable")
+        return made[number][0].copy()
+
+    assert not list(pipeline.meet_tiles([mesh], {LEFT: holes[LEFT]}, [RIGHT], read, Encoding()))
+    with pytest.raises(InpaintError):
+        list(pipeline.meet_tiles([mesh], holes, [], read, Encoding()))
+
+
+@pytest.mark.parametrize("two_channel", [False, True])
+def test_what_is_no_number_in_another_tile_does_not_come_over(mesh, two_channel):
+    pixels, holes = {}, {}
+    pixels[LEFT], holes[LEFT] = tile_of(mesh, LEFT, 0.4)
+    pixels[RIGHT], near = tile_of(mesh, RIGHT)
+    rows, columns = np.nonzero(near)
+    pixels[RIGHT][rows[::3], columns[::3]] = np.nan
+    if not two_channel:
+        pixels[RIGHT][rows[1::7], columns[1::7]] = np.inf
+    after, _ = met(mesh, pixels, holes, Encoding(two_channel=two_channel), others=[RIGHT])
+    assert np.isfinite(after[LEFT]).all() and not np.array_equal(after[LEFT], pixels[LEFT])
+
+
 def test_camera_space_and_maps_without_a_mesh_stay(mesh):
     _, hole = tile_of(mesh, LEFT, 0.4)
 
@@ -161,6 +192,6 @@ def test_camera_space_and_maps_without_a_mesh_stay(mesh):
 def test_the_mesh_counts_that_lies_in_the_holes(mesh):
     made = {LEFT: tile_of(mesh, LEFT, 0.4), RIGHT: tile_of(mesh, RIGHT)}
     holes = {number: hole for number, (_, hole) in made.items()}
-    elsewhere = Triangles(mesh.vertices, mesh.corners, mesh.uv + np.float32([3, 0]))
+    elsewhere = Triangles(mesh.vertices, mesh.corners, mesh.uv + np.array([3, 0], np.float32))
     corner = Triangles(mesh.vertices, mesh.corners, np.floor(mesh.uv) + np.float32(0.02) * (mesh.uv % 1))
     assert pipeline._worn([elsewhere, mesh, corner], holes) is mesh

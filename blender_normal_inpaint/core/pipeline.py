@@ -431,23 +431,33 @@ def meet_tiles(
         meshes: that wear the map; the one counts of which most lies in what was repaired.
         holes: what was repaired of each tile that was, by their numbers, as `Result.repaired` tells.
         others: the numbers of the map's other tiles.
-        read: gives the pixels of a tile as they are now. It may be asked for some twice, and not for others.
+        read: gives the pixels of a tile as they are now. It may be asked for some twice, and not for others;
+            of the other tiles those that it raises an `InpaintError` for are left out.
         encoding: how the map stores its vectors.
 
     Returns:
         The tiles that change, one after the other, with their new pixels: those of their holes alone differ.
     """
     mesh = _worn(meshes, holes)
-    if mesh is None or encoding.space == "camera":
+    if mesh is None or not holes or encoding.space == "camera":
         return
 
     def source(number: int) -> Source | None:
-        pixels = read(number)
-        fitting, _ = _two_channel(pixels, encoding)
+        try:
+            pixels = read(number)
+            fitting, _ = _two_channel(pixels, encoding)
+        except Cancelled:
+            raise
+        except InpaintError:
+            if number in holes:
+                raise
+            return None
         height, width = pixels.shape[:2]
         valid: BoolArray = np.ones((height, width), np.bool_)
         for rows in strips(height, width):
             valid[rows] = ~_empty_texels(pixels[rows], fitting)
+            if pixels.dtype.kind == "f":
+                valid[rows] &= np.isfinite(pixels[rows][..., :3]).all(axis=-1)
         found = Source(fitting, pixels, np.zeros_like(valid), valid)
         if encoding.space != "object":
             return found
