@@ -257,8 +257,8 @@ class BaseMesh:
         there = np.zeros(grid.size, np.bool_)
         for texel, triangle, weights in self._seen(grid, wanted):
             corners = self.triangles[triangle]
-            for i in range(3):
-                told[texel] += weights[:, i : i + 1] * layers[corners[:, i]]
+            one, two, three = (weights[:, i : i + 1] * layers.take(corners[:, i], axis=0) for i in range(3))
+            told[texel] = one + two + three
             there.reshape(-1)[texel] = True
         return told.reshape(*grid.size, -1), there
 
