@@ -458,11 +458,14 @@ def test_a_model_that_is_missing_or_damaged_is_told(tmp_path, monkeypatch, conte
     assert caught.value.hint and "head_shapes.npz" in caught.value.message
 
 
-def test_a_model_of_something_else_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("count", "parents"), [(4, [0, 0, 1, 1, 2]), (5, [0, 0, 1, 3, 4]), (5, [0, 0, 4, 4, 2])]
+)
+def test_a_model_of_something_else_is_told(tmp_path, monkeypatch, count, parents):
     path = tmp_path / "head_shapes.npz"
     np.savez(
-        path, names=np.array(["one"]), modes0=np.zeros((2, 5, 3)), scale0=np.ones(2),
-        mean0=np.zeros((4, 3)), triangles0=np.zeros((1, 3), int), lids0=np.zeros(2),
+        path, names=np.array(["one"]), steps0=np.zeros((2, 2, 3, 5), np.uint8), unit0=1.0, parents0=parents,
+        mean0=np.zeros((count, 3)), triangles0=np.zeros((1, 3), int), lids0=np.zeros(2),
     )  # fmt: skip
     monkeypatch.setattr(module, "default_path", lambda: path)
     normals, valid = sphere_normals(64, 64)

@@ -55,8 +55,8 @@ class Eggs:
 def test_two_ways_to_differ_are_two_modes() -> None:
     settings = Settings(people=60, modes=4, free=0.0, closed=0.0)
     family = morphable.family(Eggs(), "anny", settings)
-    assert family.modes.dtype == np.int8 and family.modes.shape == (4, len(family.mean), 3)
-    size = np.abs(family.modes).max(axis=(1, 2)) * family.scale
+    assert family.modes.dtype == np.int16 and family.modes.shape == (4, len(family.mean), 3)
+    size = np.abs(family.modes).max(axis=(1, 2)) * morphable.STEP
     assert size[1] > 0.3 and size[2] < 0.1 * size[1]
     assert family.lids.shape == (4,) and not family.lids.any()
     # In centimetres, the face around the origin, and what looks backwards is left out.
@@ -68,11 +68,30 @@ def test_two_ways_to_differ_are_two_modes() -> None:
     assert (np.einsum("ij,ij->i", outward, corners.mean(axis=1) - middle) > 0).mean() > 0.99
 
 
+def test_vertices_come_after_their_neighbours() -> None:
+    """Two pieces, and a vertex that no triangle has."""
+    rng = np.random.default_rng(2)
+    points, triangles = egg()
+    shuffle = rng.permutation(2 * len(points) + 1)
+    points = np.concatenate([points, points + 40, points[:1] - 40])[np.argsort(shuffle)]
+    triangles = shuffle[np.concatenate([triangles, triangles + len(egg()[0])])].astype(np.int32)
+    order, parents = morphable.in_levels(points, triangles)
+    assert np.array_equal(np.sort(order), np.arange(len(points)))
+    places = np.arange(len(order))
+    first = parents == places
+    assert np.count_nonzero(first) == 3 and first[:3].all() and (parents[3:] < places[3:]).all()
+    assert (np.diff(parents[3:]) >= 0).all()
+    edges = np.sort(np.concatenate([triangles[:, [i, (i + 1) % 3]] for i in range(3)]), axis=1)
+    steps = np.sort(np.stack([order[3:], order[parents[3:]]], axis=1), axis=1)
+    known = {tuple(edge) for edge in edges.tolist()}
+    assert all(tuple(step) in known for step in steps.tolist())
+
+
 def test_a_drawn_head_is_its_family_s() -> None:
     """Weights are standard normal, and give the heads that were drawn back."""
     settings = Settings(people=60, modes=3, free=0.0, closed=0.0)
     family = morphable.family(Eggs(), "anny", settings)
-    modes = (family.modes * family.scale[:, None, None]).reshape(3, -1)
+    modes = (family.modes * morphable.STEP).reshape(3, -1)
     shapes = np.stack([vertices for _, vertices, _ in morphable.drawn(Eggs(), "anny", settings)])
     weights = morphable.importance(shapes.mean(axis=0), egg()[1])
     shapes = morphable.aligned(shapes, weights)
@@ -90,7 +109,7 @@ def test_a_drawn_head_is_its_family_s() -> None:
 def test_how_eyes_close_is_told() -> None:
     """From the mean of open eyes to that of closed ones: along `lids`, and nothing else moves."""
     family = morphable.family(Eggs(), "anny", Settings(people=200, modes=4, free=0.0, closed=0.4))
-    way = np.einsum("k,knx->nx", family.lids * family.scale, family.modes.astype(np.float32))
+    way = np.einsum("k,knx->nx", family.lids * np.float32(morphable.STEP), family.modes.astype(np.float32))
     size = np.linalg.norm(way, axis=1)
     left, right = (np.argmax(size * (side * family.mean[:, 0] > 0)) for side in (-1, 1))
     for eye in (left, right):
@@ -108,6 +127,21 @@ def test_free_changes_are_smooth_and_mostly_on_both_sides() -> None:
     edges = np.concatenate([head.triangles[:, :2], head.triangles[:, 1:]])
     steps = np.linalg.norm(moved[edges[:, 0]] - moved[edges[:, 1]], axis=1).mean()
     assert steps < 0.9 * np.linalg.norm(moved, axis=1).mean()
+
+
+def test_modes_are_read_as_they_were_found(tmp_path: Path) -> None:
+    points, triangles = egg()
+    count = len(points)
+    points, triangles = np.concatenate([points, points + 40]), np.concatenate([triangles, triangles + count])
+    order, parents = morphable.in_levels(points, triangles)
+    modes = np.random.default_rng(0).integers(-9000, 9000, (4, 2 * count, 3)).astype(np.int16)
+    modes[0, :3] = [[16000, -16000, 0], [-1, 255, 256], [-255, -256, -257]]
+    place = np.argsort(order).astype(np.int32)
+    family = morphable.Family(points[order], modes, place[triangles], parents, np.zeros(4, np.float32))
+    path = morphable.write({"eggs": family}, tmp_path, Settings(), [], "1", "none")
+    (read,) = core.families(path)
+    assert np.array_equal(np.moveaxis(family.modes, 0, -1) * np.float32(morphable.STEP), read.modes)
+    assert np.array_equal(read.mean, family.mean) and np.array_equal(read.triangles, family.triangles)
 
 
 def test_more_modes_than_people_are_refused() -> None:
@@ -128,6 +162,8 @@ def test_the_command_writes_a_model_that_the_extension_reads(
     assert card["file"]["bytes"] == path.stat().st_size
     (family,) = core.families(path)
     assert family.modes.shape == (len(family.mean), 3, 5) and family.modes.dtype == np.float32
+    whole = family.modes / np.float32(morphable.STEP)
+    assert np.abs(whole - np.rint(whole)).max() < 1e-2 and np.abs(whole).max() > 300
     normals = family.mean_normals
     assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-4)
     # The tip of the nose looks ahead.

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from blender_normal_inpaint.core.modelcard import sha256_of
 
@@ -36,6 +38,10 @@ OPENING = 0.5
 #: Widths of the bumps that change a head freely, in centimetres, and how many there are of the narrowest.
 BUMPS, COUNT = (1.0, 2.0, 4.0), 60
 
+#: Displacements are stored in steps of so many centimetres, the same for all modes: the rounding of 280 modes
+#: together moves a vertex by 0.04 mm.
+STEP = 8e-4
+
 #: Share of them that its other side has, too.
 BOTH = 0.75
 
@@ -54,7 +60,7 @@ class Settings:
     """
 
     people: int = 2400
-    modes: int = 140
+    modes: int = 280
     free: float = 0.05
     closed: float = 0.3
     seed: int = 1
@@ -66,17 +72,18 @@ class Family:
 
     Attributes:
         mean: (n, 3), in centimetres.
-        modes: int8 (k, n, 3), in units of `scale`.
-        scale: (k,), in centimetres.
+        modes: int16 (k, n, 3), in units of `STEP`.
         triangles: (m, 3) vertex indices.
+        parents: (n,), of each vertex a neighbour that comes before it, of the first of each piece itself; by
+            these vertices are sorted.
         lids: (k,), by how much the modes' weights differ with the eyes closed from what they are with them
             open, on average; zero for all if no eyes were closed.
     """
 
     mean: F32
-    modes: NDArray[np.int8]
-    scale: F32
+    modes: NDArray[np.int16]
     triangles: I32
+    parents: I32
     lids: F32
 
 
@@ -248,13 +255,48 @@ def family(model: HeadModel, source: str, settings: Settings) -> Family:
     _, vectors = np.linalg.eigh((features @ features.T).astype(np.float64))
     best = vectors[:, ::-1][:, : settings.modes].T.astype(np.float32)
     modes = (best @ apart).reshape(settings.modes, -1, 3) / np.float32(len(shapes) ** 0.5)
-    scale = np.abs(modes).max(axis=(1, 2)) / 127
-    stored = np.rint(modes / scale[:, None, None]).astype(np.int8)
+    order, parents = in_levels(mean, triangles)
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order))
+    stored = np.rint(modes[:, order] / np.float32(STEP)).astype(np.int16)
     weights = best * np.float32(len(shapes) ** 0.5)  # of the heads: (k, p)
     lids = np.zeros(len(best), np.float32)
     if 0 < np.count_nonzero(closed) < len(closed):
         lids = weights[:, closed].mean(axis=1) - weights[:, ~closed].mean(axis=1)
-    return Family(mean.astype(np.float32), stored, scale.astype(np.float32), triangles, lids)
+    return Family(mean[order].astype(np.float32), stored, place[triangles], parents, lids)
+
+
+def in_levels(points: F32, triangles: I32) -> tuple[I32, I32]:
+    """Vertices in an order in which each comes after a neighbour: breadth first, from one of each piece on.
+
+    Args:
+        points: (n, 3).
+        triangles: (m, 3).
+
+    Returns:
+        Their numbers in that order, (n,), and for each place there the place of that neighbour, the nearest
+        one of the level before, (n,): the first level's own, and then ever growing ones.
+    """
+    count = len(points)
+    ends = np.concatenate([triangles[:, [i, (i + j) % 3]] for i in range(3) for j in (1, 2)])
+    length = np.linalg.norm(points[ends[:, 0]] - points[ends[:, 1]], axis=1)
+    ends = ends[np.argsort(length, kind="stable")]
+    graph = sparse.coo_matrix((np.ones(len(ends)), tuple(ends.T)), shape=(count, count))
+    _, piece = csgraph.connected_components(graph)
+    level = np.unique(piece, return_index=True)[1]
+    place = np.full(count, -1)
+    place[level] = np.arange(len(level))
+    order, parents = [level], [np.arange(len(level))]
+    while level.size:
+        out = ends[(place[ends[:, 0]] >= 0) & (place[ends[:, 1]] < 0)]
+        level, nearest = np.unique(out[:, 1], return_index=True)
+        parent = place[out[nearest, 0]]
+        sorting = np.argsort(parent, kind="stable")
+        level, parent = level[sorting], parent[sorting]
+        place[level] = sum(map(len, order)) + np.arange(len(level))
+        order.append(level)
+        parents.append(parent)
+    return np.concatenate(order).astype(np.int32), np.concatenate(parents).astype(np.int32)
 
 
 def write(
@@ -280,8 +322,21 @@ def write(
     """
     arrays: dict[str, Any] = {"names": np.array(list(families))}
     for number, one in enumerate(families.values()):
-        arrays |= {f"{name}{number}": value for name, value in vars(one).items()}
-        arrays[f"triangles{number}"] = one.triangles.astype(np.uint16)
+        # Neighbours move alike: what is left of a vertex's moves without its parent's are small numbers.
+        first = one.parents == np.arange(len(one.parents))
+        steps = one.modes - np.where(first[:, None], 0, one.modes[:, one.parents])
+        steps = np.moveaxis(steps, 1, 2)
+        # The sign goes to the lowest bit: the upper bytes are nearly all zero, whatever it is.
+        folded = ((steps << 1) ^ (steps >> 15)).view(np.uint16)
+        parts = {
+            "mean": one.mean,
+            "steps": np.stack([folded & 255, folded >> 8]).astype(np.uint8),
+            "parents": one.parents.astype(np.uint16),
+            "unit": np.float32(STEP),
+            "triangles": one.triangles.astype(np.uint16),
+            "lids": one.lids,
+        }
+        arrays |= {f"{name}{number}": value for name, value in parts.items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "head_shapes.npz"
     with replacing(path, "The model before is kept") as file:

@@ -463,13 +463,33 @@ def families(path: Path) -> tuple[Family, ...]:
     result = []
     with arrays_of(path) as data:
         for number in range(len(data["names"])):
-            modes = data[f"modes{number}"].astype(np.float32) * data[f"scale{number}"][:, None, None]
             mean, triangles = data[f"mean{number}"], data[f"triangles{number}"].astype(np.int32)
-            if mean.shape != modes.shape[1:] or triangles.max() >= len(mean):
+            modes = _summed(data[f"steps{number}"], data[f"parents{number}"].astype(np.intp))
+            if mean.shape != modes.shape[:2] or triangles.max() >= len(mean):
                 raise ValueError(f"{mean.shape} and {modes.shape}")
-            modes = np.ascontiguousarray(np.moveaxis(modes, 0, -1))
-            result.append(Family(mean, modes, triangles, data[f"lids{number}"]))
+            step = np.float32(data[f"unit{number}"])
+            result.append(Family(mean, modes * step, triangles, data[f"lids{number}"]))
     return tuple(result)
+
+
+def _summed(steps: NDArray[np.uint8], parents: NDArray[np.intp]) -> NDArray[np.int16]:
+    """Modes (n, 3, k) of what each vertex moves by beyond its parent.
+
+    Args:
+        steps: uint8 (2, k, 3, n), lower and upper bytes of 16-bit numbers that stand for 0, -1, 1, -2 ...
+        parents: (n,), earlier vertices, growing; before that the first vertices have themselves.
+    """
+    folded = steps[0] | steps[1].astype(np.uint16) << 8
+    result = np.ascontiguousarray(((folded >> 1) ^ -(folded & 1)).view(np.int16).T)
+    start = first = int(np.count_nonzero(parents == np.arange(len(parents))))
+    while start < len(parents):
+        # All whose parents are done.
+        stop = first + int(np.searchsorted(parents[first:], start))
+        if stop <= start:
+            raise ValueError("a vertex comes before its parent")
+        result[start:stop] += result[parents[start:stop]]
+        start = stop
+    return result
 
 
 def unpacked(numbers: NDArray[np.float64], shape: tuple[int, ...]) -> Head:
