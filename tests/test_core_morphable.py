@@ -322,7 +322,7 @@ def test_a_lighter_head_is_the_same_head():
 
 def test_edges_of_a_small_picture_are_straight_when_it_is_enlarged():
     """A head that looks aside, a nose's edge before a cheek: nearer to the same head drawn large."""
-    _, _, head = drawn(0, 5, 0.6, 0.0, size=96)
+    _, _, head = drawn(0, 6, 0.6, 0.0, size=96)
     large = map_of(module.Head(head.family, head.view.on_grid(8), (768, 768), 0.0))
     small = head.drawn(np.ones((96, 96), np.bool_)).means()
     middles = np.zeros((96 * 96, 3), np.float32)
@@ -362,7 +362,7 @@ def test_small_gaps_in_what_is_shown_are_filled():
     gaps = module.gaps_in(there & ~small & ~large, SIZE)
     assert gaps[small].all() and not (gaps & there & ~small & ~large).any()
     assert gaps[large].mean() < 0.03 and (gaps & ~there).mean() < 0.001  # its jags, and those of the edge
-    _, valid, head = drawn(0, 8, 0.0, 0.1)
+    _, valid, head = drawn(0, 7, 0.0, 0.1)
     picture = np.zeros(valid.size, np.bool_)
     picture[head._picture.texels] = True
     gaps = module.gaps_in(picture.reshape(valid.shape), SIZE)

@@ -42,7 +42,7 @@ def seen() -> tuple[Floats, Bools, morphable.Head]:
     rng = np.random.default_rng(4)
     family = morphable.families(morphable.default_path())[0]
     turn = morphable._turn(1, 0.2) @ morphable._turn(0, 0.05)
-    view = morphable.View(turn, SIZE / 27, SIZE / 2, 0.52 * SIZE, 0.012, rng.normal(0, 0.5, 140))
+    view = morphable.View(turn, SIZE / 27, SIZE / 2, 0.52 * SIZE, 0.012, rng.normal(0, 0.5, family.lids.size))
     head = morphable.Head(family, view, (SIZE, SIZE), 0.0)
     texels, points = surface(head)
     x, y = points[:, 0], points[:, 1]
