@@ -406,7 +406,7 @@ def parser() -> argparse.ArgumentParser:
     shapes.add_argument("--ict", type=Path, help="ICT Face Model Light: FaceXModel/, or packed")
     shapes.add_argument("--makehuman", action="store_true", help="MakeHuman heads, too; alone the default")
     shapes.add_argument("--people", type=int, help="random heads of each source, 2,400 by default")
-    shapes.add_argument("--modes", type=int, help="of each source, 140 by default")
+    shapes.add_argument("--modes", type=int, help="of each source, 280 by default")
     shapes.add_argument("--free", type=float, help="strength of changes of no anatomy, 0.05 cm by default")
     shapes.add_argument("--closed", type=float, help="share of heads with closed eyes, 0.3 by default")
     shapes.add_argument("--seed", type=int)
