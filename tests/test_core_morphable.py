@@ -303,14 +303,14 @@ def test_a_lighter_head_is_the_same_head():
     """Half the vertices, a surface as closed as before, seen nearly alike under any weights."""
     for number in (0, 1):
         _, _, head = drawn(number, 3, size=64)
-        family, light = head.family, head.family.coarser
+        family, light = head.family, head.family.coarser()
         count = len(family.mean)
         assert (
             0.5 * count <= len(light.mean) < 0.55 * count and light.modes.shape[1:] == family.modes.shape[1:]
         )
         assert len(light.triangles) < 0.55 * len(family.triangles) and light.triangles.max() < len(light.mean)
-        assert light.coarser is family.coarser.coarser
-        pictures = [module._Picture(one, head.view, (64, 64)) for one in (family, light, light.coarser)]
+        assert family.light is family.light and len(family.light.mean) == len(light.coarser().mean)
+        pictures = [module._Picture(one, head.view, (64, 64)) for one in (family, light, family.light)]
         whole, *others = (set(picture.texels.tolist()) for picture in pictures)
         for picture, texels in zip(pictures[1:], others, strict=True):
             assert len(whole ^ texels) < 0.03 * len(whole)

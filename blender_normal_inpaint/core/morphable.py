@@ -111,11 +111,15 @@ class Family:
     lids: FloatArray
 
     @functools.cached_property
-    def coarser(self) -> Family:
-        """The same with half as many vertices: each merged with a neighbour, the nearest ones first.
+    def light(self) -> Family:
+        """The same with about a quarter of the vertices.
 
         A small picture of a head does not tell it from the other, and is drawn in half the time.
         """
+        return self.coarser().coarser()
+
+    def coarser(self) -> Family:
+        """The same with half as many vertices: each merged with a neighbour, the nearest ones first."""
         edges = np.sort(np.concatenate([self.triangles[:, [i, (i + 1) % 3]] for i in range(3)]), axis=1)
         edges = np.unique(edges, axis=0)
         length = np.linalg.norm(self.mean[edges[:, 0]] - self.mean[edges[:, 1]], axis=1)
@@ -518,7 +522,7 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
     shape = valid.shape[0], valid.shape[1]
     begun: list[tuple[float, Family, View]] = []
     for family in families(default_path()):
-        light = family.coarser.coarser
+        light = family.light
         starts = [view.on_grid(place.block / grid.block) for view in _placed(family, place, looks)]
         tries = [_stepped(light, view, grid, (0,) * RIGID) for view in starts]
         found = [view for view in tries if view is not None]
@@ -577,7 +581,7 @@ def _plainly_off(family: Family, view: View, grid: _Grid) -> float:
 def _finished(family: Family, view: View, grid: _Grid, last: _Grid, shape: tuple[int, int]) -> Head | None:
     """The head of a view after all steps, on a map of a shape; None if too little of it is seen."""
     count, before = family.lids.size, np.inf
-    light = family.coarser.coarser
+    light = family.light
     view = _blinked(light, view, grid)
     for number in range(MOST):
         step = _step(light, view, grid, count)
