@@ -60,8 +60,7 @@ class _Operator:
         degree = np.zeros(places.size, np.float32)
         for beyond in near:
             degree += valid_flat[beyond]
-        self._count, self._planes = inside.size, given.shape[-1]
-        width = given.shape[-1]
+        self._count, width = inside.size, given.shape[-1]
         self._degree = np.repeat(degree[:, None], width, axis=1)
         self._field: FloatArray = np.zeros((places.size + 1, width), np.float32)
         self._first: FloatArray = np.zeros((places.size + 1, width), np.float32)
