@@ -12,6 +12,7 @@ from blender_normal_inpaint.core import harmonic
 from blender_normal_inpaint.core.guess import drawn_around, shown_by_twin
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelCard
 from blender_normal_inpaint.core.normals import unit
+from blender_normal_inpaint.core.resample import spread
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -174,6 +175,11 @@ def moved(predicted, shown):
 
 
 def map_of(head):
-    """The map in camera space that shows nothing but a head of the morphable model, zero where it is not."""
-    shown = head.drawn(np.ones(head.shape, np.bool_)).means()
+    """The map in camera space that shows nothing but a head of the morphable model, zero where it is not.
+
+    In its small gaps it is what is around them.
+    """
+    drawn = head.drawn(np.ones(head.shape, np.bool_))
+    shown = drawn.means()
+    shown[drawn.gaps] = spread(shown, ~drawn.gaps)[drawn.gaps]
     return unit(shown) * shown.any(axis=-1, keepdims=True)

@@ -18,11 +18,15 @@ PLACES = (np.arange(SIZE * TIMES) + 0.5) / TIMES - 0.5
 
 
 def scene():
-    """A head that looks aside, its context and that enlarged; where it has edges; and what it should be."""
+    """A head that looks aside, its context and that enlarged; where it has edges; and what it should be.
+
+    In its gaps nothing tells what should be.
+    """
     _, _, head = drawn(0, 5, 0.6, 0.0, size=SIZE)
-    field = head.drawn(np.ones((SIZE, SIZE), np.bool_)).means()
+    picture = head.drawn(np.ones((SIZE, SIZE), np.bool_))
+    field = picture.means()
     there = field.any(axis=-1)
-    inner = (np.linalg.norm(field, axis=-1) < 0.9) & there & ~grow(~there, 4)
+    inner = (np.linalg.norm(field, axis=-1) < 0.9) & there & ~grow(~there, 4) & ~grow(picture.gaps, 2)
     near = np.kron(grow(inner, 1), np.ones((TIMES, TIMES), bool))
     truth = map_of(Head(head.family, head.view.on_grid(TIMES), (SIZE * TIMES, SIZE * TIMES), 0.0))
     return head, spread(field, there), near & truth.any(axis=-1), truth
@@ -86,26 +90,35 @@ def test_only_what_is_wanted_changes_and_nothing_at_the_contexts_own_size() -> N
     assert np.array_equal(same, np.moveaxis(field, -1, 0))
 
 
-def test_a_gap_is_filled_from_around_it() -> None:
+def test_a_gap_is_a_side_of_its_own() -> None:
+    """A nostril: what the context has in the head's gap ends at its rim, as sharply as the head does."""
     head, _, _, truth = scene()
-    texels, normals, near = head.enlarged(PLACES, PLACES, np.ones(truth.shape[:2], np.bool_))
-    gap = np.zeros(truth.shape[:2], np.bool_)
-    middle = np.argwhere(truth.any(axis=-1)).mean(axis=0).astype(int)
-    gap[middle[0] - 6 : middle[0] + 6, middle[1] - 9 : middle[1] + 9] = True
-    kept = ~gap.reshape(-1)[texels]
+    gap, opening = np.zeros((SIZE, SIZE), np.bool_), np.zeros(truth.shape[:2], np.bool_)
+    row, column = np.argwhere(truth.any(axis=-1)).mean(axis=0).astype(int)
+    # Its rim lies amid the context's texels.
+    opening[row - 3 : row + 4, column - 20 : column + 21] = True
+    gap[row // TIMES, column // TIMES - 3 : column // TIMES + 4] = True
+    texels, normals = head.enlarged(PLACES, PLACES, np.ones(opening.shape, np.bool_))
+    kept = ~opening.reshape(-1)[texels]
 
     class Torn:
         def enlarged(self, *_: object) -> object:
-            return texels[kept], normals[kept], near[kept]
+            return texels[kept], normals[kept]
 
-    found, shown = edges._guide(Torn(), np.ones((SIZE, SIZE), np.bool_), PLACES, PLACES, gap)  # type: ignore
-    assert np.unique(found).size == found.size and set(np.flatnonzero(gap)) <= set(found.tolist())
-    rim = (grow(gap, 1) & ~gap).reshape(-1)[texels]
-    filled = shown[gap.reshape(-1)[found]]
-    assert {tuple(normal) for normal in filled} <= {tuple(normal) for normal in normals[rim]}
-    inside = np.zeros((gap.size, 3), np.float32)
+    found, shown = edges._guide(Torn(), gap, PLACES, PLACES, np.ones(opening.shape, np.bool_))  # type: ignore
+    inside = np.full((opening.size, 3), np.nan, np.float32)
     inside[found] = shown
-    assert degrees(inside.reshape(truth.shape), truth)[gap].mean() < 10
-    # Far from any gap nothing grows.
-    found, _ = edges._guide(Torn(), np.zeros((SIZE, SIZE), np.bool_), PLACES, PLACES, gap)  # type: ignore
-    assert np.array_equal(found, texels[kept])
+    inside = inside.reshape(*opening.shape, 3)
+    assert np.unique(found).size == found.size and not inside[opening].any()
+    assert np.array_equal(found[: -opening.sum()], texels[kept])
+    # What differs between guide and context is taken from a place's own side alone.
+    layers = np.zeros((SIZE, SIZE, 7), np.float32)
+    layers[..., 0], layers[..., 6] = 1, 1
+    layers[gap] = 0, 0, 0, 0, 0.6, 0.8, -1
+    layers = np.pad(layers, [(edges.REACH, edges.REACH)] * 2 + [(0, 0)])
+    rows, columns = np.nonzero(opening)
+    places = PLACES[rows], PLACES[columns]
+    there, enough = edges._beside(layers, np.zeros((rows.size, 3), np.float32), *places)
+    assert np.allclose(there, (0, 0.6, 0.8), atol=1e-5) and (enough == 1).all()
+    there, _ = edges._beside(layers, np.tile(np.array([1, 0, 0], np.float32), (rows.size, 1)), *places)
+    assert not there.any()

@@ -16,7 +16,7 @@ from blender_normal_inpaint.core.guess import FITS
 from blender_normal_inpaint.core.harmonic import grow
 from blender_normal_inpaint.core.morphable import View, default_path, families, fitted, unpacked
 from blender_normal_inpaint.core.normals import unit
-from blender_normal_inpaint.core.resample import enlarge
+from blender_normal_inpaint.core.resample import enlarge, framed, sampled, spread
 
 SIZE = 256
 
@@ -333,7 +333,7 @@ def test_edges_of_a_small_picture_are_straight_when_it_is_enlarged():
     places = (np.arange(768) + 0.5) / 8 - 0.5
     off = []
     for picture in (small, unit(small), middles.reshape(96, 96, 3)):
-        filled = module.spread(picture, there)
+        filled = spread(picture, there)
         off.append(degrees(unit(np.moveaxis(enlarge(filled, places, places), 0, -1)), large)[near].mean())
     assert np.count_nonzero(near) > 1000 and off[0] < 0.98 * off[1] and off[0] < 0.94 * off[2], off
 
@@ -375,11 +375,80 @@ def test_small_gaps_in_what_is_shown_are_filled():
     assert not (module.gaps_in(shown, SIZE) & hole).any() and np.array_equal(trust > 0, shown)
 
 
+def test_what_lies_behind_goes_on_in_a_gap():
+    """A nostril's floor goes on to its rim, not the rim to the floor."""
+    layers = np.zeros((64, 64, 4), np.float32)
+    layers[:, :32, 0], layers[:, :32, 3] = 1, 1.5
+    layers[:, 32:, 2] = 1
+    gaps = np.zeros((64, 64), np.bool_)
+    gaps[20:40, 31:33] = True
+    assert module._hidden(layers, ~gaps, gaps)[:, 0].max() < 0.2
+    layers[..., 3] = 0
+    level = module._hidden(layers, ~gaps, gaps)
+    assert abs(level[:, 0].mean() - level[:, 2].mean()) < 0.01
+    for number in (0, 1):
+        _, valid, head = drawn(number, 7, 0.0, -0.3)
+        picture = head.drawn(np.ones_like(valid))
+        shown, gaps = picture.means(), picture.gaps
+        assert np.count_nonzero(gaps) > 4 and shown[gaps].any(axis=-1).mean() > 0.97
+        lengths = np.linalg.norm(shown[gaps], axis=-1)
+        assert lengths[lengths > 0].min() > 0.4 and np.isfinite(shown).all() and lengths.max() < 1 + 1e-5
+
+
+def test_the_other_half_is_looked_up_in_a_gap_as_well():
+    """What is around a gap tells where the map has what is in it; a large one stays."""
+    _, _, head = drawn(0, 2)
+    y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+    waves = np.stack([0.4 * np.sin(x / 5), 0.4 * np.cos(y / 7), np.ones_like(x)], axis=-1)
+    normals, known = unit(waves), np.ones((SIZE, SIZE), np.bool_)
+    places = np.stack([y + 3, SIZE - 1.5 - 0.9 * x, 0 * x], axis=-1)
+    truth = sampled(framed(normals), places[..., 0].reshape(-1), places[..., 1].reshape(-1))
+    truth = truth.reshape(normals.shape)
+    small, large = disc(SIZE, SIZE, 100, 100, 1), disc(SIZE, SIZE, 160, 160, 20)
+    there = disc(SIZE, SIZE, 128, 128, 90) & ~small & ~large
+    shown = head.mirrored(unit(truth)) * there[..., None]
+    other = module.OtherSide(shown, there.astype(np.float32), places * there[..., None])
+    bridged = head.bridged(other, normals, known, known)
+    assert (bridged.trust[small] > 0.99).all() and not bridged.trust[disc(SIZE, SIZE, 160, 160, 15)].any()
+    assert np.array_equal(bridged.normals[there], shown[there])
+    assert np.abs(bridged.places - places)[small].max() < 0.2
+    assert degrees(bridged.normals[small], head.mirrored(unit(truth[small]))).max() < 3
+    # Of what is hidden, or not asked for, nothing is.
+    for answer in (
+        head.bridged(other, normals, ~known, known),
+        head.bridged(other, normals, known, ~known),
+    ):
+        assert np.array_equal(answer.trust, other.trust) and np.array_equal(answer.normals, other.normals)
+
+
+def test_how_much_a_head_counts_has_no_edge_in_a_hole():
+    """Beside one place it is far off, and counts less and less towards that: a rectangle would be seen."""
+    truth, valid, head = drawn(0, 4)
+    hole = disc(SIZE, SIZE, 120, 128, 45) & valid
+    spoiled = truth.copy()
+    spoiled[158:176, 120:136] = (0, 0.9, 0.4359)
+    picture = guess.drawn_around(hole, valid, head)
+    assert picture is not None
+    counts = []
+    for normals in (truth, spoiled):
+        shown = guess.shown_by_head(normals, hole, valid, picture)
+        assert shown is not None
+        weights = np.zeros(hole.shape)
+        weights[shown.there] = shown.weights
+        counts.append(weights)
+    inside = ~grow(~hole, 8)
+    less = (counts[0] - counts[1]) * inside
+    assert less[150:160, 122:134].max() > 0.25 and less[:110].max() < 0.02
+    down, right = np.abs(np.diff(less, axis=0)), np.abs(np.diff(less, axis=1))
+    steps = max(down[inside[1:] & inside[:-1]].max(), right[inside[:, 1:] & inside[:, :-1]].max())
+    assert steps < 0.3 * less.max(), (steps, less.max())
+
+
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("closed", [False, True])
 def test_eyes_are_found_open_or_closed(number, closed):
     """Steps on normals alone do not close an eye: the lid is nowhere in the picture before."""
-    _, _, head = drawn(number, 4)
+    _, _, head = drawn(number, 6)
     family = head.family
     lids = family.lids.astype(np.float64)
     along = float(lids @ lids)

@@ -66,17 +66,18 @@ def sharpen(
     small = head.drawn(grow(around, REACH + 1), samples=1)
     guide.reshape(-1, 3)[small.texels] = small.normals
     apart = field - guide
-    counts = (length >= SHORT) & guide.any(axis=-1)
+    drawn = np.asarray(guide.any(axis=-1))
+    gaps = gaps_in(drawn, max(length.shape))
+    counts = (length >= SHORT) & drawn
     elsewhere = counts & around & (np.einsum("ijk,ijk->ij", apart, apart) > OFF)
     share = _softly(around & ~grow(elsewhere, APART), rows, columns)
     there = wanted & (share > 0)
     if not there.any():
         return
-    layers = np.concatenate([guide, apart, counts[..., None]], -1, dtype=np.float32)
+    sides = counts.astype(np.float32) - (gaps & (length > 0.05))
+    layers = np.concatenate([guide, apart, sides[..., None]], -1, dtype=np.float32)
     layers = np.pad(layers, ((REACH, REACH), (REACH, REACH), (0, 0)))
-    texels, normals = _guide(
-        head, gaps_in(np.asarray(guide.any(axis=-1)), max(length.shape)), rows, columns, there
-    )
+    texels, normals = _guide(head, gaps, rows, columns, there)
     flat = planes.reshape(3, -1)
     for start in range(0, texels.size, _AT_A_TIME):
         part = slice(start, start + _AT_A_TIME)
@@ -96,35 +97,17 @@ def _guide(
 ) -> tuple[NDArray[np.intp], FloatArray]:
     """The head where it is wanted: texels (p,) of a finer grid and their unit normals, float32 (p, 3).
 
-    What is around a small gap in it, such as a nostril has, grows into it; of neighbours the farthest one.
+    In small gaps in it, such as a nostril is, they are zero: that is a side of an edge like others.
     """
-    texels, normals, near = head.enlarged(rows, columns, wanted)
+    texels, normals = head.enlarged(rows, columns, wanted)
     row, column = (
         np.clip(np.rint(axis), 0, length - 1).astype(np.intp)
         for axis, length in zip((rows, columns), gaps.shape, strict=True)
     )
     missing = wanted & grow(gaps, WIDE)[row[:, None], column]
     missing.reshape(-1)[texels] = False
-    left, width = np.flatnonzero(missing), wanted.shape[1]
-    # Numbers of what is there; the last place, of none, is beside the picture's edges.
-    number = np.full(wanted.size + 1, -1, np.intp)
-    number[texels] = np.arange(texels.size)
-    depth = np.append(near, np.float32(np.inf))  # the last one's is that of none
-    while left.size:
-        sides = [left - 1, left + 1, left - width, left + width]
-        sides[0][left % width == 0] = sides[1][left % width == width - 1] = -1
-        beside = np.stack([np.where((side < 0) | (side >= wanted.size), wanted.size, side) for side in sides])
-        source = number[beside]
-        source = source[np.argmin(depth[source], axis=0), np.arange(left.size)]
-        reached = source >= 0
-        if not reached.any():
-            break
-        source = source[reached]
-        number[left[reached]] = texels.size + np.arange(source.size)
-        texels, normals = np.append(texels, left[reached]), np.concatenate([normals, normals[source]])
-        depth = np.concatenate([depth[:-1], depth[source], depth[-1:]])
-        left = left[~reached]
-    return texels, normals
+    left = np.flatnonzero(missing)
+    return np.append(texels, left), np.concatenate([normals, np.zeros((left.size, 3), np.float32)])
 
 
 def _softly(flags: BoolArray, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> FloatArray:
@@ -140,9 +123,9 @@ def _beside(
     """What a context has beside its guide around places, on their side of an edge.
 
     Args:
-        layers: float32 (h, w, 7): guide, what the context has beside it, and whether it counts; framed by
-            `REACH` texels.
-        normals: float32 (n, 3), the guide at the places.
+        layers: float32 (h, w, 7): guide, what the context has beside it, and 1 where that counts on the head,
+            -1 where it does in a gap, else 0; framed by `REACH` texels.
+        normals: float32 (n, 3), the guide at the places, zero in gaps.
         rows: (n,) of the places.
         columns: likewise.
 
@@ -150,6 +133,7 @@ def _beside(
         float32 (n, 3), the mean; and (n,), from 0 to 1, whether there is enough of it.
     """
     top, left = np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)
+    side = np.where(normals.any(axis=1), np.float32(1), np.float32(-1))
     sums: FloatArray = np.zeros((rows.size, 3), np.float32)
     total: FloatArray = np.zeros((rows.size, 1), np.float32)
     for down in range(-REACH, REACH + 1):
@@ -159,7 +143,8 @@ def _beside(
             beside = layers[inside]
             distance = ((i - rows) ** 2 + (j - columns) ** 2) / NEAR**2
             turned = np.square(beside[:, :3] - normals).sum(axis=1) / ALIKE**2
-            weight = np.exp(-0.5 * distance) * (np.exp(-0.5 * turned) + LEAST) * beside[:, 6]
+            weight = np.exp(-0.5 * distance) * (np.exp(-0.5 * turned) + LEAST)
+            weight *= np.maximum(beside[:, 6] * side, 0)
             weight = weight.astype(np.float32)[:, None]
             sums += weight * beside[:, 3:6]
             total += weight

@@ -290,8 +290,13 @@ def _shape(
             drawn, other_half, own = by_head.result()
             if symmetry and not places_twins(drawn):
                 other_half = shown_by_twin(normals, hole, valid, drawn, scale, field)
+            before = field
             for shown in (other_half, own):
                 field = field if shown is None else shown.moved(field)
+            if drawn is not None and other_half is not None and own is not None:
+                # In the head's own gaps, a mouth's opening, the other half knows more.
+                gaps = hole & drawn.gaps
+                field[gaps] = other_half.moved(own.moved(before))[gaps]
             front = drawn.head if drawn is not None and own is not None else None
     if seed is not None and hole.any():
         rng = np.random.default_rng(seed)

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
-from .harmonic import grow
+from .harmonic import extend, grow
 from .normals import cross, unit
 from .pose import Pose, arrays_of, pose
 from .raster import IntArray, rasterize
-from .resample import block_sum, box_around, evened, framed, rise, sampled, spread
+from .resample import block_sum, box_around, evened, framed, rise, sampled
 
 #: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact.
 PLACING, SHAPING, FINISHING = 32, 64, 128
@@ -74,6 +74,10 @@ FACING, BEHIND, EVEN = (0.15, 0.55), (0.4, 1.2), 64
 #: Gaps in what is shown, half as wide as that share of the longer side at most, are filled from around them:
 #: else less and less of an eye counts towards its pupil.
 GAP = 0.008
+
+#: In a gap counts less and less of what is around it that lies so many centimetres before the rest: around
+#: nostrils one lies 0.5 to 1.3 before the other, behind ears 3.
+HIDDEN = 0.4
 
 #: Places in a texel, along an axis, at which it is looked what it shows of a head; and how far apart, in
 #: texels, their mirror images may lie for all to show one surface.
@@ -254,7 +258,7 @@ class Head:
 
     def enlarged(
         self, rows: NDArray[np.float64], columns: NDArray[np.float64], wanted: BoolArray
-    ) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
+    ) -> tuple[NDArray[np.intp], FloatArray]:
         """Draw the head on a finer grid than the map's.
 
         Args:
@@ -263,11 +267,11 @@ class Head:
             wanted: bool (H, W), what is asked for.
 
         Returns:
-            The grid's texels that are asked for and show the head, (p,), in reading order; float32 (p, 3),
-            its unit normals in the camera's frame; and float32 (p,), how near it is, in centimetres.
+            The grid's texels that are asked for and show the head, (p,), in reading order; and float32
+            (p, 3), its unit normals in the camera's frame.
         """
         picture = self._close_up(float(rows[0]), float(columns[0]), float(rows[1] - rows[0]), wanted)
-        return picture.texels, picture.normals, self._depth(picture)
+        return picture.texels, picture.normals
 
     def _close_up(self, row: float, column: float, pace: float, wanted: BoolArray) -> _Picture:
         """What a grid shows of it whose first texel lies at a place of the map, its texels so far apart."""
@@ -281,16 +285,39 @@ class Head:
 
     def depth(self) -> tuple[NDArray[np.intp], FloatArray]:
         """The map's texels that show the head, (p,), and how near it is there, float32 (p,), centimetres."""
-        return self._picture.texels, self._depth(self._picture)
-
-    def _depth(self, picture: _Picture) -> FloatArray:
-        """How near what a picture shows is, float32 (p,), in centimetres."""
-        return self.view.seen(self._points(picture))[:, 2]
+        return self._picture.texels, self.view.seen(self._points(self._picture))[:, 2]
 
     def _points(self, picture: _Picture, chosen: NDArray[np.intp] | slice = slice(None)) -> FloatArray:
         """Where the head lies that some texels of a picture show: float32 (p, 3), in its own frame."""
         corners = picture.vertices[self.family.triangles[picture.triangles[chosen]]]
         return np.asarray(np.einsum("pk,pkx->px", picture.weights[chosen], corners), np.float32)
+
+    def bridged(
+        self, other: OtherSide, normals: FloatArray, known: BoolArray, wanted: BoolArray
+    ) -> OtherSide:
+        """What the other half shows in small gaps, too: what is around them tells where the map has it.
+
+        Args:
+            other: where it shows something, trust is above zero.
+            normals: float32 (h, w, 3), the map, unit at known texels, in camera space.
+            known: bool (h, w).
+            wanted: bool (h, w), what is asked for.
+        """
+        there = np.asarray(other.trust > 0)
+        gaps = gaps_in(there, max(there.shape)) & wanted
+        if not gaps.any():
+            return other
+        box = box_around(gaps, _gap(max(gaps.shape)) + 1)
+        layers = np.concatenate([np.moveaxis(other.places[box], -1, 0), other.trust[box][None]])
+        filled = extend(layers, there[box], gaps[box])[:, gaps[box]].T
+        shown = framed(np.concatenate([normals * known[..., None], known[..., None]], -1, dtype=np.float32))
+        sample = sampled(shown, filled[:, 0], filled[:, 1])
+        good = (sample[:, 3] > 0.9) & (filled[:, 3] > 0)
+        gaps[gaps] = good
+        vectors, places, trust = other.normals.copy(), other.places.copy(), other.trust.copy()
+        vectors[gaps] = self.mirrored(unit(sample[good, :3]))
+        places[gaps], trust[gaps] = filled[good, :3], filled[good, 3]
+        return OtherSide(vectors, trust, places)
 
     def mirrored(self, vectors: FloatArray) -> FloatArray:
         """Vectors (..., 3) of the camera's frame as the head's other half has them."""
@@ -323,16 +350,31 @@ class Drawn:
         """What texels show: float32 (h, w, 3), zero where no head is.
 
         Each has the mean of the unit vectors at its places, which is shorter at an edge: enlarged and made
-        unit vectors only then, edges are straight; else they have steps.
+        unit vectors only then, edges are straight; else they have steps. In a small gap of the head what is
+        around it goes on, and of that what lies behind the rest, as in a nostril.
         """
-        shape, size = self.wanted.shape, self.wanted.size
-        count = np.bincount(self.texels, minlength=size)
-        sums = np.stack([np.bincount(self.texels, axis, size) for axis in self.normals.T], axis=-1)
-        mean = sums / np.maximum(count, 1)[:, None] * (2 * count >= self.samples**2)[:, None]
-        result = mean.astype(np.float32).reshape(*shape, 3)
-        gaps = gaps_in(np.asarray(result.any(axis=-1)), max(shape)) & self.wanted
-        result[gaps] = spread(result, ~gaps)[gaps]
+        shape, size, share = self.wanted.shape, self.wanted.size, self._share
+        depth = self.head.view.seen(self.points)[:, 2]
+        sums = np.stack([np.bincount(self.texels, axis, size) for axis in (*self.normals.T, depth)], axis=-1)
+        mean = sums.reshape(*shape, 4) / np.maximum(share * self.samples**2, 1)[..., None]
+        layers = np.asarray(mean * (share >= 0.5)[..., None], np.float32)
+        result: FloatArray = layers[..., :3].copy()
+        around = grow(self.gaps) & (share < 1) & self.wanted
+        if around.any():
+            part = share[around][:, None]
+            result[around] = part * result[around] + (1 - part) * _hidden(layers, share == 1, around)
         return result
+
+    @functools.cached_property
+    def gaps(self) -> BoolArray:
+        """Small gaps of the head, see `gaps_in`: bool (h, w)."""
+        return gaps_in(self._share >= 0.5, max(self.wanted.shape)) & self.wanted
+
+    @functools.cached_property
+    def _share(self) -> FloatArray:
+        """How many of a texel's places show the head, as a share: float32 (h, w)."""
+        count = np.bincount(self.texels, minlength=self.wanted.size).reshape(self.wanted.shape)
+        return np.asarray(count / self.samples**2, np.float32)
 
     def other_side(self, normals: FloatArray, known: BoolArray) -> OtherSide:
         """What the map's other half shows of these texels: of the map, not of the head.
@@ -380,10 +422,8 @@ class Drawn:
             layers.reshape(-1, 6)[texel[most]] = mean[most, :6]
             even = evened(trust, self.wanted, max(1, round(max(shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
-            gaps = gaps_in(trust > 0, max(shape)) & self.wanted
-            filled = spread(np.concatenate([layers, trust[..., None]], axis=-1), trust > 0)
-            layers[gaps], trust[gaps] = filled[gaps, :6], filled[gaps, 6]
-        return OtherSide(layers[..., :3], trust, layers[..., 3:])
+        result = OtherSide(layers[..., :3], trust, layers[..., 3:])
+        return head.bridged(result, normals, known, self.wanted)
 
 
 @dataclass(frozen=True)
@@ -404,8 +444,35 @@ class OtherSide:
 
 def gaps_in(there: BoolArray, side: int) -> BoolArray:
     """Texels of small gaps in what is there, on a map with such a longer side: a pupil, a lid's shadow."""
-    reach = max(1, round(GAP * side))
+    reach = _gap(side)
     return ~grow(~grow(there, reach), reach) & ~there
+
+
+def _gap(side: int) -> int:
+    """Half as wide are the small gaps, in texels, on a map with such a longer side."""
+    return max(1, round(GAP * side))
+
+
+def _hidden(layers: FloatArray, there: BoolArray, gaps: BoolArray) -> FloatArray:
+    """What goes on in small gaps: float32 (g, 3), unit, for their texels in reading order.
+
+    Args:
+        layers: float32 (h, w, 4), normals, and how near what has them is, in centimetres.
+        there: bool (h, w), where they are known.
+        gaps: bool (h, w), see `gaps_in`.
+    """
+    row, column = np.nonzero(gaps)
+    reach = 2 * _gap(max(gaps.shape))
+    offsets = np.arange(-reach, reach + 1)
+    frame = [(reach, reach)] * 2
+    rows, columns = row[:, None, None] + reach + offsets[:, None], column[:, None, None] + reach + offsets
+    near = np.pad(layers, [*frame, (0, 0)])[rows, columns].reshape(row.size, -1, 4)
+    known = np.pad(there, frame)[rows, columns].reshape(row.size, -1)
+    before = near[..., 3] - np.where(known, near[..., 3], np.inf).min(axis=1, keepdims=True)
+    squares = (offsets[:, None] ** 2 + offsets**2).reshape(-1)
+    weights = np.square(np.maximum(1 - squares / (reach + 1) ** 2, 0) / (squares + 4))
+    weights = weights * np.exp(-np.where(known, before, np.inf) / HIDDEN)
+    return unit(np.einsum("gn,gnk->gk", weights, near[..., :3]).astype(np.float32))
 
 
 class _Picture:

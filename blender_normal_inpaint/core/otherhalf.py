@@ -8,6 +8,7 @@ are each other's mirror image (`core.morphable`), and in a UV layout of any kind
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -294,6 +295,8 @@ class HeadHalf:
         near = self.head.drawn(grow(hole, _AROUND) & valid, samples=1)
         other = near.other_side(normals, known)
         sure = (other.trust >= _SURE) & ~grow(_torn(other.places), _SILHOUETTE)
+        other = self.head.bridged(replace(other, trust=other.trust * sure), normals, known, near.wanted)
+        sure = np.asarray(other.trust > 0)
         if sure.any():
             self._twin = unit(other.normals) * sure[..., None]
             self._places = np.concatenate([other.places[..., :2], sure[..., None]], -1, dtype=np.float32)
