@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from synthetic import disc, head, sphere_normals, wavy_normals, with_twin
 from test_core_symmetry import layout
@@ -16,6 +18,7 @@ from blender_normal_inpaint.core.guess import (
     SURE,
     TWINS,
     first_guess,
+    shown_by_twin,
     slopes_lead,
 )
 from blender_normal_inpaint.core.normals import angular_error, unit
@@ -111,6 +114,40 @@ def test_a_mirror_image_that_differs_is_a_guess_and_no_more() -> None:
     assert seen[hole].all() and SURE < unlikeness < LIKE
     _, sure = first_guess(truth, hole, np.ones_like(hole), "object")
     assert not sure.any()
+
+
+def test_what_is_fine_counts_more_deep_in_a_hole(monkeypatch):
+    """A lid of the other half, in a slope of it: the slope counts as ever, most of the lid comes over."""
+    size = 256
+    valid = np.ones((size, size), np.bool_)
+    hole = disc(size, size, 128, 128, 70)
+    flat = np.zeros((size, size, 3), np.float32)
+    flat[..., 2] = 1
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    slope, lid = 0.3 * (x - 128) / 70, 0.3 * np.sin(2 * np.pi * y / 8)
+    shown, unlikeness = [], 0.5 * (TWINS[0] + TWINS[1])
+    for wave in (0 * lid, lid):
+        image = unit(np.stack([slope, wave, np.ones_like(x)], axis=-1)) * hole[..., None]
+        answer = image, hole.astype(np.float32), unlikeness
+        monkeypatch.setattr(relief, "other_side", lambda *_, answer=answer: answer)
+        found = shown_by_twin(flat, hole, valid, predicted=flat)
+        assert found is not None and found.fine is not None
+        shown.append(found.moved(flat))
+        assert np.array_equal(shown[-1][~found.there], flat[~found.there])
+        assert np.linalg.norm(shown[-1], axis=-1).max() < 1 + 1e-6
+    assert found is not None
+    weights = np.zeros(hole.shape)
+    weights[found.there] = found.weights
+    deep, rim = disc(size, size, 128, 128, 50), hole & ~disc(size, size, 128, 128, 67)
+    level, waves = shown[0][..., 0], shown[1][..., 1]
+    share = float((waves * lid)[deep].sum() / np.square(lid)[deep].sum())
+    usual = float(weights[deep].mean())
+    assert 0.3 < usual < 0.6 and share > 1.4 * usual, (usual, share)
+    assert np.abs(level - weights * slope)[deep].max() < 0.03
+    assert np.abs(waves - weights * lid)[rim].max() < 0.05
+    assert np.array_equal(
+        replace(found, fine=None).moved(flat)[hole], replace(found, fine=found.weights).moved(flat)[hole]
+    )
 
 
 def test_the_less_alike_the_halves_the_softer_the_other_one_ends(monkeypatch):

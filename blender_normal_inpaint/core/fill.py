@@ -296,7 +296,8 @@ def _shape(
             if drawn is not None and other_half is not None and own is not None:
                 # In the head's own gaps, a mouth's opening, the other half knows more.
                 gaps = hole & drawn.gaps
-                field[gaps] = other_half.moved(own.moved(before))[gaps]
+                if gaps.any():
+                    field[gaps] = other_half.moved(own.moved(before))[gaps]
             front = drawn.head if drawn is not None and own is not None else None
     if seed is not None and hole.any():
         rng = np.random.default_rng(seed)

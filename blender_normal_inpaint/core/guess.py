@@ -10,7 +10,7 @@ from . import harmonic, morphable, relief, tension
 from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
 from .normals import unit
-from .resample import block_sum, box_around, enlarge, rise
+from .resample import block_sum, box_around, enlarge, evened, rise
 from .symmetry import mirror_image
 
 #: How far slopes lead, in texels of the network's grid. Measured on held-out heads at 160 texels: 4 is better
@@ -66,6 +66,13 @@ END = 0.064
 
 #: Which part of that it is by the head.
 HEAD_END = 0.25
+
+#: What the other half has finer than blocks of that share of the longer side counts more where all of it
+#: counts in part: lids and a brow a little beside their place are an eye, half of them and half of the
+#: network's blur are a shadow. By how much more at most; and how deep in what it shows, as shares of the
+#: longer side, that begins and is in full. Measured on scans and on changed heads, no error changes by more
+#: than 1.5 per cent; in thin holes as well, a scan's are 5 per cent worse, and likewise what the head shows.
+COARSE, FINER, DEEP = 3 / 64, 1.5, (1 / 64, 3 / 64)
 
 #: From where on a head of the morphable model is too doubtful (see `morphable.Head.doubt`) to count, and how
 #: soon it counts less: at 0.01 for 0.95, at 0.02 for 0.83, at 0.04 for 0.49, at 0.06 for 0.2. Measured on
@@ -175,17 +182,30 @@ class Shown:
         there: bool (h, w), the texels, n of them.
         vectors: float32 (n, 3), unit but for edges, where they are shorter, in reading order.
         weights: float32 (n,), from 0 to 1.
+        fine: float32 (n,), likewise, for what is finer than `COARSE`; None for the same ones.
     """
 
     there: BoolArray
     vectors: FloatArray
     weights: FloatArray
+    fine: FloatArray | None = None
 
     def moved(self, field: FloatArray) -> FloatArray:
         """A field (h, w, 3) of unit vectors moved, shorter ones at edges: as it is elsewhere."""
         result = field.copy()
         own = field[self.there]
-        result[self.there] = own + (self.vectors - own) * self.weights[:, None]
+        apart = self.vectors - own
+        moved = own + apart * self.weights[:, None]
+        if self.fine is not None:
+            box = box_around(self.there, 0)
+            there = self.there[box]
+            block = max(1, round(COARSE * max(field.shape[:2])))
+            planes = np.zeros((3, *there.shape), np.float32)
+            planes[:, there] = apart.T
+            coarse = np.stack([evened(plane, there, block)[there] for plane in planes], axis=-1)
+            moved += (apart - coarse) * (self.fine - self.weights)[:, None]
+            moved /= np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1)
+        result[self.there] = moved
         return result
 
 
@@ -261,7 +281,10 @@ def shown_by_twin(
     wide *= max(hole.shape)
     if wide > 1:
         weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
-    return Shown(there, image[there] + _closing(apart, there, beside, REACH / scale), weights)
+    first, last = (share * max(hole.shape) for share in DEEP)
+    deep = rise(_depth(there, int(np.ceil(last)))[there], first, last)
+    fine = weights * (1 + FINER * deep * (1 - weights))
+    return Shown(there, image[there] + _closing(apart, there, beside, REACH / scale), weights, fine)
 
 
 def shown_by_head(
