@@ -18,13 +18,14 @@ from .resample import block_sum
 from .solver import in_rows, solve
 
 #: Relative residual at which a solve ends, and the most steps taken for it. Started from a coarser grid's
-#: solution, what is left is short waves, which few steps remove. On held-out heads (lines, scatter, blobs,
-#: strands, halves, 512 texels) 1e-3 is 1 to 2 per cent worse, and the exact solution no better.
-TOLERANCE = 3e-4
+#: solution, what is left is short waves, which few steps remove. On held-out heads in camera space (512
+#: texels) 1e-3 is 1 to 2 per cent worse, and the exact solution no better than 3e-4; but in object space 3e-4
+#: and a band of 10 are 3 per cent worse than 1e-4 and one of 16, these half a per cent, for a 25th of the time.
+TOLERANCE = 1.5e-4
 STEPS = 160
 
-#: How far from known texels a grid's own solution reaches, in its texels: 16 are no better.
-BAND = 10
+#: How far from known texels a grid's own solution reaches, in its texels; see above.
+BAND = 12
 
 #: Grids of at most this side are solved without a coarser one.
 COARSEST = 24
