@@ -19,8 +19,8 @@ from .solver import in_rows, solve
 
 #: Relative residual at which a solve ends, and the most steps taken for it. Started from a coarser grid's
 #: solution, what is left is short waves, which few steps remove. On held-out heads in camera space (512
-#: texels) 1e-3 is 1 to 2 per cent worse, and the exact solution no better than 3e-4; but in object space 3e-4
-#: and a band of 10 are 3 per cent worse than 1e-4 and one of 16, these half a per cent, for a 25th of the time.
+#: texels) 1e-3 is 1 to 2 per cent worse, and the exact solution no better than 3e-4. In object space 3e-4 and
+#: a band of 10 are 3 per cent worse than 1e-4 and one of 16, and these here half a per cent.
 TOLERANCE = 1.5e-4
 STEPS = 160
 
