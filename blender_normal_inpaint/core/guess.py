@@ -283,7 +283,7 @@ def shown_by_twin(
         weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
     first, last = (share * max(hole.shape) for share in DEEP)
     deep = rise(_depth(there, int(np.ceil(last)))[there], first, last)
-    fine = weights * (1 + FINER * deep * (1 - weights))
+    fine = np.minimum(weights * (1 + FINER * deep * (1 - weights)), 1)
     return Shown(there, image[there] + _closing(apart, there, beside, REACH / scale), weights, fine)
 
 
