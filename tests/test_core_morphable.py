@@ -46,7 +46,7 @@ def drawn(number, seed, yaw=0.1, pitch=0.05, nearness=0.012, size=SIZE, width=27
 
 
 def test_without_a_blas_the_same_head_is_found(monkeypatch):
-    truth, valid, head = drawn(0, 1)
+    truth, valid, head = drawn(0, 2)
     known = valid & ~eye_hidden(head, valid)
     shown = []
     for has in (True, False):
@@ -382,9 +382,13 @@ def test_what_lies_behind_goes_on_in_a_gap():
     layers[:, 32:, 2] = 1
     gaps = np.zeros((64, 64), np.bool_)
     gaps[20:40, 31:33] = True
-    assert module._hidden(layers, ~gaps, gaps)[:, 0].max() < 0.2
+    assert module._hidden(layers, ~gaps, gaps)[0][:, 0].max() < 0.2
+    # A throat does not: what is around the mouth goes on.
+    layers[:, 32:, 3] = 1.5 - 2 * module.ABYSS
+    filled, front = module._hidden(layers, ~gaps, gaps)
+    assert np.allclose(filled, (1, 0, 0)) and np.allclose(front, 1.5)
     layers[..., 3] = 0
-    level = module._hidden(layers, ~gaps, gaps)
+    level, _ = module._hidden(layers, ~gaps, gaps)
     assert abs(level[:, 0].mean() - level[:, 2].mean()) < 0.01
     for number in (0, 1):
         _, valid, head = drawn(number, 7, 0.0, -0.3)

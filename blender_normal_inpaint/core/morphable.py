@@ -76,8 +76,8 @@ FACING, BEHIND, EVEN = (0.15, 0.55), (0.4, 1.2), 64
 GAP = 0.008
 
 #: In a gap counts less and less of what is around it that lies so many centimetres before the rest: around
-#: nostrils one lies 0.5 to 1.3 before the other, behind ears 3.
-HIDDEN = 0.4
+#: nostrils one lies 0.5 to 1.3 before the other, behind ears 3. What lies farther behind is a throat.
+HIDDEN, ABYSS = 0.4, 4.0
 
 #: Places in a texel, along an axis, at which it is looked what it shows of a head; and how far apart, in
 #: texels, their mirror images may lie for all to show one surface.
@@ -359,10 +359,11 @@ class Drawn:
         mean = sums.reshape(*shape, 4) / np.maximum(share * self.samples**2, 1)[..., None]
         layers = np.asarray(mean * (share >= 0.5)[..., None], np.float32)
         result: FloatArray = layers[..., :3].copy()
-        around = grow(self.gaps) & (share < 1) & self.wanted
+        around = grow(self.gaps) & self.wanted
         if around.any():
-            part = share[around][:, None]
-            result[around] = part * result[around] + (1 - part) * _hidden(layers, share == 1, around)
+            filled, front = _hidden(layers, share == 1, around)
+            part = (share[around] * (layers[around, 3] > front - ABYSS))[:, None]
+            result[around] = part * result[around] + (1 - part) * filled
         return result
 
     @functools.cached_property
@@ -453,13 +454,16 @@ def _gap(side: int) -> int:
     return max(1, round(GAP * side))
 
 
-def _hidden(layers: FloatArray, there: BoolArray, gaps: BoolArray) -> FloatArray:
-    """What goes on in small gaps: float32 (g, 3), unit, for their texels in reading order.
+def _hidden(layers: FloatArray, there: BoolArray, gaps: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """What goes on in small gaps.
 
     Args:
         layers: float32 (h, w, 4), normals, and how near what has them is, in centimetres.
         there: bool (h, w), where they are known.
         gaps: bool (h, w), see `gaps_in`.
+
+    Returns:
+        float32 (g, 3), unit, for their texels in reading order; and (g,), how near the nearest around is.
     """
     row, column = np.nonzero(gaps)
     reach = 2 * _gap(max(gaps.shape))
@@ -468,11 +472,13 @@ def _hidden(layers: FloatArray, there: BoolArray, gaps: BoolArray) -> FloatArray
     rows, columns = row[:, None, None] + reach + offsets[:, None], column[:, None, None] + reach + offsets
     near = np.pad(layers, [*frame, (0, 0)])[rows, columns].reshape(row.size, -1, 4)
     known = np.pad(there, frame)[rows, columns].reshape(row.size, -1)
+    front = np.where(known, near[..., 3], -np.inf).max(axis=1, keepdims=True)
+    known &= near[..., 3] > front - ABYSS
     before = near[..., 3] - np.where(known, near[..., 3], np.inf).min(axis=1, keepdims=True)
     squares = (offsets[:, None] ** 2 + offsets**2).reshape(-1)
     weights = np.square(np.maximum(1 - squares / (reach + 1) ** 2, 0) / (squares + 4))
     weights = weights * np.exp(-np.where(known, before, np.inf) / HIDDEN)
-    return unit(np.einsum("gn,gnk->gk", weights, near[..., :3]).astype(np.float32))
+    return unit(np.einsum("gn,gnk->gk", weights, near[..., :3]).astype(np.float32)), front[:, 0]
 
 
 class _Picture:
