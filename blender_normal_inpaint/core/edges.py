@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
-from .morphable import Head, gaps_in
+from .morphable import Head
 from .normals import unit
 from .planes import convolve, gaussian
 from .resample import enlarge
@@ -66,18 +66,16 @@ def sharpen(
     small = head.drawn(grow(around, REACH + 1), samples=1)
     guide.reshape(-1, 3)[small.texels] = small.normals
     apart = field - guide
-    drawn = np.asarray(guide.any(axis=-1))
-    gaps = gaps_in(drawn, max(length.shape))
-    counts = (length >= SHORT) & drawn
+    counts = (length >= SHORT) & guide.any(axis=-1)
     elsewhere = counts & around & (np.einsum("ijk,ijk->ij", apart, apart) > OFF)
     share = _softly(around & ~grow(elsewhere, APART), rows, columns)
     there = wanted & (share > 0)
     if not there.any():
         return
-    sides = counts.astype(np.float32) - (gaps & (length > 0.05))
+    sides = counts.astype(np.float32) - (small.gaps & (length > 0.05))
     layers = np.concatenate([guide, apart, sides[..., None]], -1, dtype=np.float32)
     layers = np.pad(layers, ((REACH, REACH), (REACH, REACH), (0, 0)))
-    texels, normals = _guide(head, gaps, rows, columns, there)
+    texels, normals = _guide(head, small.gaps, rows, columns, there)
     flat = planes.reshape(3, -1)
     for start in range(0, texels.size, _AT_A_TIME):
         part = slice(start, start + _AT_A_TIME)

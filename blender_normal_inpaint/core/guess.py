@@ -10,7 +10,7 @@ from . import harmonic, morphable, relief, tension
 from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
 from .normals import unit
-from .resample import block_sum, box_around, enlarge, evened, rise
+from .resample import between_blocks, block_means, box_around, evened, rise
 from .symmetry import mirror_image
 
 #: How far slopes lead, in texels of the network's grid. Measured on held-out heads at 160 texels: 4 is better
@@ -363,11 +363,9 @@ def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray) -> FloatArray
     """
     block = max(1, round(NEARBY_SIDE * max(known.shape)))
     squares = np.minimum(np.einsum("ijk,ijk->ij", apart, apart), FARTHEST)
-    count = block_sum(known, block)
-    means = np.asarray(block_sum(squares * known, block) / np.maximum(count, 1), np.float32)
-    means = harmonic.extend(means[None], count > 0, count == 0)[0]
-    places = ((np.arange(length) + 0.5) / block - 0.5 for length in known.shape)
-    result: FloatArray = np.maximum(enlarge(means[..., None], *places)[0], 0)[there]
+    means, some = block_means(squares, known, block)
+    means = harmonic.extend(means[None], some, ~some)[0]
+    result: FloatArray = np.maximum(between_blocks(means, block, known.shape), 0)[there]
     return result
 
 

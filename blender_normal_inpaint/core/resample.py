@@ -279,11 +279,21 @@ def evened(values: FloatArray, there: BoolArray, block: int) -> FloatArray:
     Returns:
         float32 (h, w): beyond the area as in the nearest of its blocks.
     """
+    means, some = block_means(values, there, block)
+    return between_blocks(spread(means[..., None], some)[..., 0], block, there.shape)
+
+
+def block_means(values: FloatArray, there: BoolArray, block: int) -> tuple[FloatArray, BoolArray]:
+    """Means of values (h, w) over the texels of an area in each block, and whether it has any: (h', w')."""
     count = block_sum(there, block)
-    means = (block_sum(values * there, block) / np.maximum(count, 1))[..., None]
-    means = spread(means.astype(np.float32), count > 0)
-    places = ((np.arange(length) + 0.5) / block - 0.5 for length in there.shape)
-    result: FloatArray = enlarge(means, *places)[0]
+    means = block_sum(values * there, block) / np.maximum(count, 1)
+    return means.astype(np.float32), count > 0
+
+
+def between_blocks(means: FloatArray, block: int, shape: tuple[int, ...]) -> FloatArray:
+    """A map of a shape, float32 (h, w), that is smooth between its blocks' means (h', w')."""
+    places = ((np.arange(length) + 0.5) / block - 0.5 for length in shape)
+    result: FloatArray = enlarge(means[..., None], *places)[0]
     return result
 
 
