@@ -500,3 +500,22 @@ def test_hair_around_a_face_is_not_strewn_over_it(monkeypatch: pytest.MonkeyPatc
     # The check can fail: by the median there is hair on the cheek.
     monkeypatch.setattr(bands, "_CALM", 0.5)
     assert strength() > 1.5
+
+
+def test_a_lid_goes_on_across_a_thin_hole() -> None:
+    """It is sharper than any skin around it: no patch from elsewhere has it, and so the base's is kept."""
+    size = 256
+    skin = _slopes(size, 0.0) * 0.5
+    row = np.mgrid[:size, :size][0]
+    lid = np.where(np.abs(row - 128) < 2, 1.0, 0.0)  # a line that looks down
+    truth = _unit(np.stack([skin.real, skin.imag - lid, np.ones(skin.shape)], -1))
+    base = _unit(np.stack([np.zeros(skin.shape), -lid, np.ones(skin.shape)], -1))
+    hole = np.zeros((size, size), bool)
+    hole[:, 120:131] = hole[:, 40:46] = True
+    base[~hole] = truth[~hole]
+    filled = add_detail(base, truth, hole, np.ones_like(hole), "camera", 2.0, np.random.default_rng(1))
+    line, beside = hole & (lid > 0), hole & (np.abs(row - 128) > 20)
+    assert _error(filled, truth, line) < 0.35 * _error(np.roll(truth, 60, axis=0), truth, line)
+    assert _error(filled, truth, line) < 2 * _error(base, truth, line)
+    # The skin beside it has pores as before.
+    assert _std(_laplacian(filled), beside) > 0.7 * _std(_laplacian(truth), beside)

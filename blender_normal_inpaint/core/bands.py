@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from .engine import BoolArray, FloatArray
 from .planes import convolve, enlarge, gaussian, margin, pull_push, shrink, unit
-from .resample import box_around
+from .resample import box_around, rise
 
 ComplexArray = npt.NDArray[np.complex64]
 #: What `roughness` tells.
@@ -35,6 +35,12 @@ FEWEST = 48
 FLAT = 2e-5
 #: What is louder than this many times the usual is no texture but a feature: a lid, a lip, a scar, a fold.
 LOUD = 3.0
+# Where the base in the hole is so many times as loud, from the first of these factors on a little and from
+# the second altogether, in cells of so many texels a side and their neighbours, it has a lid or a lip. That
+# is kept as it is, for no patch from elsewhere goes on with it: else a lid that crosses a thin hole has a
+# gap, and so has the line of the lips. Measured on heads in skin: errors fall by 2 (half) to 10 % (lines).
+# From 2 and 4 on they fall by 1 % more, and the skin beside lids has no pores.
+_PART, _FEATURE = 4, (4.0, 8.0)
 #: Side of the largest patches that detail is put together of, where the low-pass is wide and elsewhere.
 LARGEST = (128, 96)
 
@@ -87,6 +93,8 @@ class Scene:
         common: How rough the usual texel is, as a quantile of those around the hole.
         least: Root mean square of detail under which a texel says nothing of the usual.
         folded: True if what is louder than the usual is the skin's own: a fold or a scar, no lid or lip.
+        features: (H/c + 2, W/c + 2) how much of a feature the base has in the hole, a lid or a lip, from 0 to
+            1, by cells of c texels, with a margin; see `mark_features`.
     """
 
     composite: FloatArray
@@ -105,6 +113,7 @@ class Scene:
     common: float
     least: float
     folded: bool
+    features: FloatArray
 
 
 def split(
@@ -187,6 +196,7 @@ def split(
         common=_CALM if space == "camera" else 0.5,
         least=_FAINT if space == "camera" else FLAT,
         folded=space == "tangent",
+        features=np.zeros((height // _PART + 2, width // _PART + 2), np.float32),
     )
     tell(0.2)
 
@@ -365,6 +375,38 @@ def roughness(scene: Scene, cell: int) -> Rough:
     skin = energy[there & (energy > scene.least**2)]
     calm = there & (energy < LOUD**2 * np.quantile(skin, scene.common)) if skin.size else there
     return energy, there, calm
+
+
+def mark_features(scene: Scene, rough: Rough) -> None:
+    """Find lids and lips that the base has in the hole: what is much louder than the usual skin around it.
+
+    Args:
+        scene: whose `features` are written.
+        rough: how rough cells of its known detail are, see `roughness`.
+    """
+    energy, there, _ = rough
+    texture = energy[there & (energy > scene.least**2)]
+    if not texture.size:
+        return
+    usual = float(np.quantile(texture, scene.common))
+    loud = np.zeros((scene.features.shape[0] - 2, scene.features.shape[1] - 2), np.float32)
+    for tile in tiles(scene, scene.area):
+        mask = scene.area[tile].astype(np.float32)
+        low, _ = low_unit(scene, tile)
+        squares = np.square(scene.composite[(slice(None), *tile)] - low).sum(0) * mask
+        cells = tuple(slice(s.start // _PART, s.stop // _PART) for s in tile)
+        loud[cells] = shrink(squares, _PART) / np.maximum(shrink(mask, _PART), 0.25)
+    # A feature's neighbours belong to it.
+    wide = np.pad(loud, 1)
+    rows, columns = loud.shape
+    loud = np.max([wide[r : r + rows, c : c + columns] for r in range(3) for c in range(3)], axis=0)
+    scene.features[...] = margin(rise(np.sqrt(loud / np.float32(usual)), *_FEATURE))
+
+
+def kept(scene: Scene, tile: tuple[slice, slice]) -> FloatArray:
+    """How much of a tile's base in the hole is kept as it is, a feature: float32 (h, w), from 0 to 1."""
+    rows, columns = (slice(s.start // _PART, s.stop // _PART + 2) for s in tile)
+    return np.asarray(enlarge(scene.features[rows, columns], _PART), np.float32)
 
 
 def thickness(area: BoolArray) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bands import Scene, from_detail, roughness, split, tiles
+from .bands import Scene, from_detail, kept, mark_features, roughness, split, tiles
 from .creases import Creases, lead, taken_out
 from .engine import BoolArray, Cancel, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled
@@ -93,6 +93,7 @@ def add_detail(
     tell(0.4)
     other = None if twin is None else twin_of(scene, np.asarray(twin, np.float32), pores, twin_base)
     rough = roughness(scene, CELL)
+    mark_features(scene, rough)
     creases = taken_out(scene) if scene.folded else None
     if creases is not None and other is not None:
         lead(creases, scene, other)
@@ -118,7 +119,7 @@ def _combine(
         filled, bare = detail.tile(tile), None
         if creases is not None:
             filled += creases.tile(tile)
-        filled *= np.float32(scene.strength)
+        filled *= np.float32(scene.strength) * (1 - kept(scene, tile))
         if other is not None:
             share, strength = other.share[tile], 1.0 if other.whole else scene.strength
             filled += (other.detail[tile] * np.float32(strength) - filled) * share

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bands import ComplexArray, Rough, Scene, from_detail, low_unit, thickness, tiles
+from .bands import ComplexArray, Rough, Scene, from_detail, kept, low_unit, thickness, tiles
 from .creases import Creases
 from .engine import BoolArray, FloatArray
 from .planes import enlarge, margin, pull_push, shrink, unit
@@ -33,9 +33,11 @@ _RANGE = 0.3, 1.5
 _WINDOWS, _WINDOW = 12, 128
 CELL = 16  # side of the cells whose roughness is compared
 # Side of the blocks of which there is a usual one, which share of all is calmer than that, and how much of
-# its energy is asked for in the hole: less, for blocks in thin holes hold few texels and differ more.
-# Measured on heads with skin: at a half and 0.8, crisp lids in most blocks of a blob leave octave 0 at 0.59
-# in the usual place, at these at 0.71; at a quarter and 0.8 skin alone under strands costs too much error.
+# its energy is asked for in the hole: in tangent space less, for blocks in thin holes hold few texels and
+# differ more, and skin alone costs error. On heads in skin a repair is seen by its smoother skin: with 0.7
+# it is 0.68 to 0.76 of the true one's strength in octave 0, in full 0.74 to 0.85, for 1 % (blobs) to 5 %
+# (lines) more error; the calmer half of the blocks instead of a quarter leaves 0.59, for most have lids in
+# them.
 _BLOCK, _CALM, _USUAL = 32, 0.25, 0.7
 _FEWEST = 64  # texels of an octave, in the hole and around it
 
@@ -66,7 +68,7 @@ def factors(scene: Scene, rough: Rough, creases: Creases | None) -> FloatArray:
             share = shrink(mask.astype(np.float32), CELL)
             sums += float((texture[cells] * share).sum()), float(share.sum())
         shape = shape_of(scene, tile, area)
-        strength = np.where(area, np.float32(scene.strength), np.float32(1))
+        strength = np.where(area, np.float32(scene.strength) * (1 - kept(scene, tile)), np.float32(1))
         plain, filled = shape, scene.detail[tile] * strength
         if creases is not None:
             lines = creases.tile(tile) * strength
@@ -87,6 +89,7 @@ def factors(scene: Scene, rough: Rough, creases: Creases | None) -> FloatArray:
     rougher = rough_hole[0] / rough_hole[1] * rough_around[1] / max(rough_around[0], 1e-20)
     features = _with_features(energy, there, calm) if scene.folded else 1.0
     aim = float(np.interp(thickness(scene.area), *_THIN))
+    usual = _USUAL if scene.folded else 1.0
     for k in range(count):
         count_hole, own, both, more = np.concatenate(hole[k], axis=1)
         count_around, outer = np.concatenate(around[k], axis=1)
@@ -95,7 +98,7 @@ def factors(scene: Scene, rough: Rough, creases: Creases | None) -> FloatArray:
             break
         share = (aim * _AIMS[k]) ** 2 * rougher * (features if k < _FINE else 1)
         want = np.average(outer, weights=count_around) * share
-        want_usual = _calm(outer, count_around) * share * _USUAL
+        want_usual = _calm(outer, count_around) * share * usual
         low, high = _RANGE
         for _ in range(10):  # the whole gets louder with the factor
             middle = (low + high) / 2
@@ -188,11 +191,11 @@ def shape_of(
     """The shape under a tile's detail, (3, h, w) unit: in the hole the base, elsewhere the low-pass.
 
     At the border the low-pass of both sides carries the detail, so that known and filled texels are alike;
-    deep inside the base itself does, with what texture it has of its own; without it as far as `bare` says,
-    float32 (h, w) from 0 to 1.
+    deep inside, and where it has features, the base itself does, with what texture it has of its own; without
+    it as far as `bare` says, float32 (h, w) from 0 to 1.
     """
     low, share = low_unit(scene, tile)
-    inside = np.clip(1 - 2 * share, 0, 1) * area
+    inside = np.maximum(np.clip(1 - 2 * share, 0, 1), kept(scene, tile)) * area
     if bare is not None:
         inside = inside * (1 - bare)
     return unit(low + (scene.composite[(slice(None), *tile)] - low) * inside)
