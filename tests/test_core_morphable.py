@@ -11,6 +11,7 @@ from synthetic import disc, map_of, moved, sphere_normals, with_twin
 
 from blender_normal_inpaint.core import guess
 from blender_normal_inpaint.core import morphable as module
+from blender_normal_inpaint.core.bending import Bend
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.guess import FITS
 from blender_normal_inpaint.core.harmonic import grow
@@ -236,12 +237,81 @@ def test_a_head_tells_which_texels_are_each_others_mirror_image(number, yaw, pit
     assert not nothing.normals.any() and not nothing.trust.any()
 
 
-def test_a_head_travels_as_numbers():
+@pytest.mark.parametrize("bent", [False, True])
+def test_a_head_travels_as_numbers(bent):
     _, valid, head = drawn(1, 8, 0.2, -0.1)
+    straight = map_of(head)
+    if bent:
+        moves = np.random.default_rng(0).normal(0, 0.1, (20, 30, 2)).astype(np.float32)
+        head = replace(head, view=replace(head.view, bend=Bend(moves, np.array([-12.0, 9.0]), 0.9)))
     head = replace(head, doubt=0.03)
     again = unpacked(head.packed(), valid.shape)
     assert again.family is head.family and again.doubt == head.doubt and again.shape == head.shape
     assert np.array_equal(map_of(again), map_of(head))
+    assert np.array_equal(map_of(again), straight) != bent
+
+
+def bulged(normals, row, column, wide, by):
+    """A map whose parts around a place lie some texels beside theirs, less and less."""
+    rows, columns = np.mgrid[: normals.shape[0], : normals.shape[1]].astype(np.float32)
+    share = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * wide**2))
+    places = (rows + by[0] * share).reshape(-1), (columns + by[1] * share).reshape(-1)
+    return unit(sampled(framed(normals), *places).reshape(normals.shape))
+
+
+def strip(head, valid, wide=5):
+    """A thin hole across the eye that `eye_hidden` hides."""
+    rows, columns = np.nonzero(eye_hidden(head, valid))
+    result = np.zeros_like(valid)
+    middle = int(columns.mean())
+    result[rows.min() : rows.max(), middle - wide // 2 : middle + wide // 2 + 1] = True
+    return result & valid, int(rows.mean()), middle
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_head_is_bent_to_lie_over_what_is_known(number, monkeypatch):
+    """No head is quite like another: lids a little lower than any it can have are shown there."""
+    truth, valid, head = drawn(number, 4)
+    hole, row, column = strip(head, valid)
+    other = bulged(truth, row, column, 14, (2.5, 0.5))
+    valid &= other.any(axis=-1)
+    spoiled = np.where(hole[..., None], np.float32(7), other)
+    found = fitted(spoiled, valid & ~hole, valid)
+    assert found is not None and found.view.bend is not None
+    straight = replace(found, view=replace(found.view, bend=None))
+    errors = [degrees(map_of(one), other)[hole].mean() for one in (straight, found)]
+    assert errors[1] < 0.75 * errors[0], errors
+    # And so counts in a thin hole, too, where it has edges.
+    around = guess.drawn_around(hole, valid, replace(found, doubt=0.01))
+    assert around is not None
+    shown = guess.shown_by_head(spoiled, hole, valid, around)
+    assert shown is not None and shown.weights.max() > 0.6
+    monkeypatch.setattr(guess, "EDGES", (10.0, 20.0))
+    faded = guess.shown_by_head(spoiled, hole, valid, around)
+    assert faded is not None and faded.weights.max() < 0.6
+    assert (shown.weights >= faded.weights - 1e-6).all()
+
+
+def test_what_the_other_half_shows_is_bent_to_lie_over_what_is_known(monkeypatch):
+    truth, valid, head = drawn(0, 5)
+    hole, row, column = strip(head, valid)
+    other = bulged(truth, row, column, 14, (2.5, 0.5))
+    valid &= other.any(axis=-1)
+    known = valid & ~hole
+    normals = np.where(known[..., None], other, np.float32(0))
+    bent = module.OtherSide.bent
+    monkeypatch.setattr(module.OtherSide, "bent", lambda self, *_: self)
+    plain = head.drawn(grow(hole, 12) & valid).other_side(normals, known)
+    errors = []
+    for shown in (plain, bent(plain, normals, hole)):
+        there = hole & (shown.trust > 0)
+        assert np.count_nonzero(there) > 0.8 * np.count_nonzero(hole)
+        assert not shown.normals[shown.trust == 0].any()
+        errors.append(degrees(unit(shown.normals), other)[there].mean())
+        # It is told where the map has it.
+        down, across, _ = np.rint(shown.places[there]).astype(int).T
+        assert np.median(degrees(head.mirrored(other[down, across]), shown.normals[there])) < 2
+    assert errors[1] < 0.9 * errors[0], errors
 
 
 def test_the_other_half_comes_by_a_head_that_fits_and_by_the_relief_otherwise(monkeypatch):
