@@ -9,7 +9,7 @@ from test_core_morphable import degrees, drawn
 
 from blender_normal_inpaint.core import edges
 from blender_normal_inpaint.core.harmonic import grow
-from blender_normal_inpaint.core.morphable import Head
+from blender_normal_inpaint.core.head import Head
 from blender_normal_inpaint.core.normals import unit
 from blender_normal_inpaint.core.resample import enlarge, spread
 

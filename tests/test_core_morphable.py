@@ -10,12 +10,14 @@ from scipy.ndimage import gaussian_filter
 from synthetic import disc, map_of, moved, sphere_normals, with_twin
 
 from blender_normal_inpaint.core import guess
+from blender_normal_inpaint.core import head as drawing
 from blender_normal_inpaint.core import morphable as module
 from blender_normal_inpaint.core.bending import Bend
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.guess import FITS
 from blender_normal_inpaint.core.harmonic import grow
-from blender_normal_inpaint.core.morphable import View, default_path, families, fitted, unpacked
+from blender_normal_inpaint.core.head import View
+from blender_normal_inpaint.core.morphable import default_path, families, fitted, packed, unpacked
 from blender_normal_inpaint.core.normals import unit
 from blender_normal_inpaint.core.resample import enlarge, framed, sampled, spread
 
@@ -39,7 +41,7 @@ def drawn(number, seed, yaw=0.1, pitch=0.05, nearness=0.012, size=SIZE, width=27
     turn = module._turn(1, yaw) @ module._turn(0, pitch)
     weights = rng.normal(0, 0.8, family.lids.size)
     view = View(turn, size / width, 0.5 * size, 0.52 * size, nearness, weights)
-    head = module.Head(family, view, (size, size), 0.0)
+    head = drawing.Head(family, view, (size, size), 0.0)
     normals = map_of(head)
     valid = normals.any(axis=-1)
     normals[~valid] = (0, 0, 1)
@@ -245,7 +247,7 @@ def test_a_head_travels_as_numbers(bent):
         moves = np.random.default_rng(0).normal(0, 0.1, (20, 30, 2)).astype(np.float32)
         head = replace(head, view=replace(head.view, bend=Bend(moves, np.array([-12.0, 9.0]), 0.9)))
     head = replace(head, doubt=0.03)
-    again = unpacked(head.packed(), valid.shape)
+    again = unpacked(packed(head), valid.shape)
     assert again.family is head.family and again.doubt == head.doubt and again.shape == head.shape
     assert np.array_equal(map_of(again), map_of(head))
     assert np.array_equal(map_of(again), straight) != bent
@@ -299,8 +301,8 @@ def test_what_the_other_half_shows_is_bent_to_lie_over_what_is_known(monkeypatch
     valid &= other.any(axis=-1)
     known = valid & ~hole
     normals = np.where(known[..., None], other, np.float32(0))
-    bent = module.OtherSide.bent
-    monkeypatch.setattr(module.OtherSide, "bent", lambda self, *_: self)
+    bent = drawing.OtherSide.bent
+    monkeypatch.setattr(drawing.OtherSide, "bent", lambda self, *_: self)
     plain = head.drawn(grow(hole, 12) & valid).other_side(normals, known)
     errors = []
     for shown in (plain, bent(plain, normals, hole)):
@@ -359,7 +361,7 @@ def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, rival, apart, doubt
     def finished(family, view, grid, last, shape):
         tried.append((id(family), view.row, view.column, view.scale))
         doubt = next(answers)
-        return None if doubt is None else module.Head(family, view, shape, doubt)
+        return None if doubt is None else drawing.Head(family, view, shape, doubt)
 
     monkeypatch.setattr(module, "_finished", finished)
     monkeypatch.setattr(module, "RIVAL", rival)
@@ -380,7 +382,7 @@ def test_a_lighter_head_is_the_same_head():
         )
         assert len(light.triangles) < 0.55 * len(family.triangles) and light.triangles.max() < len(light.mean)
         assert family.light is family.light and len(family.light.mean) == len(light.coarser().mean)
-        pictures = [module._Picture(one, head.view, (64, 64)) for one in (family, light, family.light)]
+        pictures = [drawing.Picture(one, head.view, (64, 64)) for one in (family, light, family.light)]
         whole, *others = (set(picture.texels.tolist()) for picture in pictures)
         for picture, texels in zip(pictures[1:], others, strict=True):
             assert len(whole ^ texels) < 0.03 * len(whole)
@@ -393,7 +395,7 @@ def test_a_lighter_head_is_the_same_head():
 def test_edges_of_a_small_picture_are_straight_when_it_is_enlarged():
     """A head that looks aside, a nose's edge before a cheek: nearer to the same head drawn large."""
     _, _, head = drawn(0, 6, 0.6, 0.0, size=96)
-    large = map_of(module.Head(head.family, head.view.on_grid(8), (768, 768), 0.0))
+    large = map_of(drawing.Head(head.family, head.view.on_grid(8), (768, 768), 0.0))
     small = head.drawn(np.ones((96, 96), np.bool_)).means()
     middles = np.zeros((96 * 96, 3), np.float32)
     middles[head._picture.texels] = head._picture.normals
@@ -429,20 +431,20 @@ def test_small_gaps_in_what_is_shown_are_filled():
     """A pupil is a hole in a surface, and what is behind a lid is seen by no other half."""
     there = disc(SIZE, SIZE, 128, 128, 90)
     small, large = disc(SIZE, SIZE, 110, 110, 1), disc(SIZE, SIZE, 150, 150, 20)
-    gaps = module.gaps_in(there & ~small & ~large, SIZE)
+    gaps = drawing.gaps_in(there & ~small & ~large, SIZE)
     assert gaps[small].all() and not (gaps & there & ~small & ~large).any()
     assert gaps[large].mean() < 0.03 and (gaps & ~there).mean() < 0.001  # its jags, and those of the edge
     _, valid, head = drawn(0, 7, 0.0, 0.1)
     picture = np.zeros(valid.size, np.bool_)
     picture[head._picture.texels] = True
-    gaps = module.gaps_in(picture.reshape(valid.shape), SIZE)
+    gaps = drawing.gaps_in(picture.reshape(valid.shape), SIZE)
     assert 4 < np.count_nonzero(gaps) < 400
     assert map_of(head)[gaps].any(axis=-1).mean() > 0.97  # but for some of the outer edge's jags
     hole = one_half(head, valid)
     other = head.drawn(hole).other_side(np.where(hole[..., None], 0, map_of(head)), valid & ~hole)
     image, trust = other.normals, other.trust
     shown = image.any(axis=-1)
-    assert not (module.gaps_in(shown, SIZE) & hole).any() and np.array_equal(trust > 0, shown)
+    assert not (drawing.gaps_in(shown, SIZE) & hole).any() and np.array_equal(trust > 0, shown)
 
 
 def test_what_lies_behind_goes_on_in_a_gap():
@@ -452,13 +454,13 @@ def test_what_lies_behind_goes_on_in_a_gap():
     layers[:, 32:, 2] = 1
     gaps = np.zeros((64, 64), np.bool_)
     gaps[20:40, 31:33] = True
-    assert module._hidden(layers, ~gaps, gaps)[0][:, 0].max() < 0.2
+    assert drawing._hidden(layers, ~gaps, gaps)[0][:, 0].max() < 0.2
     # A throat does not: what is around the mouth goes on.
-    layers[:, 32:, 3] = 1.5 - 2 * module.ABYSS
-    filled, front = module._hidden(layers, ~gaps, gaps)
+    layers[:, 32:, 3] = 1.5 - 2 * drawing.ABYSS
+    filled, front = drawing._hidden(layers, ~gaps, gaps)
     assert np.allclose(filled, (1, 0, 0)) and np.allclose(front, 1.5)
     layers[..., 3] = 0
-    level, _ = module._hidden(layers, ~gaps, gaps)
+    level, _ = drawing._hidden(layers, ~gaps, gaps)
     assert abs(level[:, 0].mean() - level[:, 2].mean()) < 0.01
     for number in (0, 1):
         _, valid, head = drawn(number, 7, 0.0, -0.3)
@@ -481,7 +483,7 @@ def test_the_other_half_is_looked_up_in_a_gap_as_well():
     small, large = disc(SIZE, SIZE, 100, 100, 1), disc(SIZE, SIZE, 160, 160, 20)
     there = disc(SIZE, SIZE, 128, 128, 90) & ~small & ~large
     shown = head.mirrored(unit(truth)) * there[..., None]
-    other = module.OtherSide(shown, there.astype(np.float32), places * there[..., None])
+    other = drawing.OtherSide(shown, there.astype(np.float32), places * there[..., None])
     bridged = head.bridged(other, normals, known, known)
     assert (bridged.trust[small] > 0.99).all() and not bridged.trust[disc(SIZE, SIZE, 160, 160, 15)].any()
     assert np.array_equal(bridged.normals[there], shown[there])
@@ -552,7 +554,7 @@ def test_changes_of_normals_are_the_derivatives():
     _, _, head = drawn(0, 7, size=128)
     family, view = head.family, head.view
     shape = (128, 128)
-    picture = module._Picture(family, view, shape)
+    picture = drawing.Picture(family, view, shape)
     slopes = module._slopes(picture, shape)
     inner = np.flatnonzero((picture.normals[:, 2] > 0.6) & (np.abs(slopes).sum(axis=(1, 2)) < 0.15))
     count = 6
@@ -560,7 +562,7 @@ def test_changes_of_normals_are_the_derivatives():
 
     def seen(other):
         field = np.zeros((128 * 128, 3), np.float32)
-        now = module._Picture(family, other, shape)
+        now = drawing.Picture(family, other, shape)
         field[now.texels] = now.normals
         return field[picture.texels[inner]]
 

@@ -12,6 +12,7 @@ from synthetic import FakeEngine, disc
 from blender_normal_inpaint.core import fill, morphable
 from blender_normal_inpaint.core.fill import LocalFiller
 from blender_normal_inpaint.core.harmonic import grow
+from blender_normal_inpaint.core.head import Head, View
 from blender_normal_inpaint.core.normals import Encoding, angular_error, decode_vectors, encode, unit
 from blender_normal_inpaint.core.otherhalf import HeadHalf, around
 from blender_normal_inpaint.core.pipeline import Options, inpaint
@@ -29,7 +30,7 @@ CAMERA, WHOLE = Encoding("camera"), Box(0, SIZE, 0, SIZE)
 BROW, WIDE, HIGH = (2.6, 4.4), 1.4, 0.7
 
 
-def surface(head: morphable.Head) -> tuple[np.ndarray[Any, np.dtype[np.intp]], Floats]:
+def surface(head: Head) -> tuple[np.ndarray[Any, np.dtype[np.intp]], Floats]:
     """The texels that show a head, and which points of it."""
     picture = head._picture
     corners = picture.vertices[head.family.triangles[picture.triangles]]
@@ -37,13 +38,13 @@ def surface(head: morphable.Head) -> tuple[np.ndarray[Any, np.dtype[np.intp]], F
 
 
 @pytest.fixture(scope="module")
-def seen() -> tuple[Floats, Bools, morphable.Head]:
+def seen() -> tuple[Floats, Bools, Head]:
     """A head that looks aside, with ridged brows on both sides, each the other's mirror image, and pores."""
     rng = np.random.default_rng(4)
     family = morphable.families(morphable.default_path())[0]
     turn = morphable._turn(1, 0.2) @ morphable._turn(0, 0.05)
-    view = morphable.View(turn, SIZE / 27, SIZE / 2, 0.52 * SIZE, 0.012, rng.normal(0, 0.5, family.lids.size))
-    head = morphable.Head(family, view, (SIZE, SIZE), 0.0)
+    view = View(turn, SIZE / 27, SIZE / 2, 0.52 * SIZE, 0.012, rng.normal(0, 0.5, family.lids.size))
+    head = Head(family, view, (SIZE, SIZE), 0.0)
     texels, points = surface(head)
     x, y = points[:, 0], points[:, 1]
     strength = 0.5 * np.exp(-(((np.abs(x) - BROW[0]) / WIDE) ** 2) - ((y - BROW[1]) / HIGH) ** 2)
@@ -57,7 +58,7 @@ def seen() -> tuple[Floats, Bools, morphable.Head]:
     return np.where(valid[..., None], unit(truth), np.float32(0)), valid, head
 
 
-def at(head: morphable.Head, side: int) -> tuple[int, int]:
+def at(head: Head, side: int) -> tuple[int, int]:
     """Row and column of a brow's middle, on the head's left (1) or right (-1)."""
     texels, points = surface(head)
     nearest = np.argmin(np.hypot(points[:, 0] - side * BROW[0], points[:, 1] - BROW[1]))
@@ -83,7 +84,7 @@ def half_of(truth: Floats, hole: Bools, valid: Bools) -> tuple[HeadHalf, Source]
 
 @pytest.mark.parametrize("side", [1, -1])
 def test_a_hidden_brow_is_looked_up_where_the_other_one_is(
-    seen: tuple[Floats, Bools, morphable.Head], side: int
+    seen: tuple[Floats, Bools, Head], side: int
 ) -> None:
     truth, valid, head = seen
     row, column = at(head, side)
@@ -108,7 +109,7 @@ def test_a_hidden_brow_is_looked_up_where_the_other_one_is(
     assert crop[hole].any(axis=-1).mean() > 0.9
 
 
-def test_what_is_hidden_on_both_sides_is_not_shown(seen: tuple[Floats, Bools, morphable.Head]) -> None:
+def test_what_is_hidden_on_both_sides_is_not_shown(seen: tuple[Floats, Bools, Head]) -> None:
     truth, valid, head = seen
     both = [disc(SIZE, SIZE, *at(head, side), 75) & valid for side in (1, -1)]
     half, _ = half_of(truth, both[0] | both[1], valid)
@@ -128,7 +129,7 @@ def test_what_no_head_fits_has_no_other_half() -> None:
 
 
 def test_the_repair_has_the_other_brow_and_the_head_is_fitted_once(
-    seen: tuple[Floats, Bools, morphable.Head], monkeypatch: pytest.MonkeyPatch
+    seen: tuple[Floats, Bools, Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth, valid, head = seen
     row, column = at(head, 1)
@@ -157,7 +158,7 @@ def test_the_repair_has_the_other_brow_and_the_head_is_fitted_once(
 
 
 def test_a_noses_edge_is_sharp_at_the_maps_own_size(
-    seen: tuple[Floats, Bools, morphable.Head], monkeypatch: pytest.MonkeyPatch
+    seen: tuple[Floats, Bools, Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth, valid, head = seen
     soft = head.drawn(valid).means()

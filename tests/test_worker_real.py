@@ -23,6 +23,7 @@ from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.files import read_map, read_mask
 from blender_normal_inpaint.core.fill import LocalFiller
+from blender_normal_inpaint.core.head import Head, View
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS
 from blender_normal_inpaint.worker import boot
 from blender_normal_inpaint.worker.client import WorkerClient, WorkerOptions, clean_environment
@@ -148,8 +149,8 @@ def test_the_worker_computes_what_the_same_process_would(
 def test_all_that_a_crop_can_hold_reaches_the_worker(client: WorkerClient, card: Path) -> None:
     rng = np.random.default_rng(2)
     family = morphable.families(morphable.default_path())[1]
-    view = morphable.View(np.eye(3), 4.5, 60, 60, 0.01, rng.normal(0, 0.5, 140))
-    head = morphable.Head(family, view, (120, 120), 0.01)
+    view = View(np.eye(3), 4.5, 60, 60, 0.01, rng.normal(0, 0.5, 140))
+    head = Head(family, view, (120, 120), 0.01)
     normals = map_of(head)
     valid = np.asarray(normals.any(axis=-1))
     hole = disc(120, 120, 50, 75, 14) & valid
@@ -160,7 +161,7 @@ def test_all_that_a_crop_can_hold_reaches_the_worker(client: WorkerClient, card:
         np.repeat(np.repeat(valid, 4, 0), 4, 1)[120:300, 200:400],
         "camera",
         twin=np.repeat(np.repeat(twin, 4, 0), 4, 1)[120:300, 200:400],
-        wide=Wide(normals, hole, valid, 4, -120, -200, 5, twin, head.packed()),
+        wide=Wide(normals, hole, valid, 4, -120, -200, 5, twin, morphable.packed(head)),
     )
     assert crop.arrays().keys() == CROP_TYPES.keys()
     local = LocalFiller(create_engine("onnx", device="cpu", card_path=card)[0])
@@ -168,7 +169,7 @@ def test_all_that_a_crop_can_hold_reaches_the_worker(client: WorkerClient, card:
     # It is that head which is believed there.
     turned = replace(view, rotation=np.diag([-1.0, 1.0, -1.0]))
     assert crop.wide is not None
-    other = replace(crop, wide=replace(crop.wide, head=replace(head, view=turned).packed()))
+    other = replace(crop, wide=replace(crop.wide, head=morphable.packed(replace(head, view=turned))))
     assert np.abs(client.fill(other) - client.fill(crop))[crop.hole].max() > 0.01
 
 

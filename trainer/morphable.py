@@ -68,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Family:
-    """What `core.morphable.Family` is made of.
+    """What `core.head.Family` is made of.
 
     Attributes:
         mean: (n, 3), in centimetres.

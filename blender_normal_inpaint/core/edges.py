@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
-from .morphable import Head
+from .head import Head
 from .normals import unit
 from .planes import convolve, gaussian
 from .resample import enlarge

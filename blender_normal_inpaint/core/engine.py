@@ -39,7 +39,7 @@ class Wide:
     begins, in texels of the crop (so zero or negative where it reaches further out). Arrays as in
     `Crop`, of another size. Its `hole` may hold holes that the crop does not show or will not fill. `seed`
     decides the detail that is seen at this size, for all crops alike. `twin` is as in `Crop`. `head`, where
-    given, is one that was fitted to it in camera space, see `morphable.Head.packed`.
+    given, is one that was fitted to it in camera space, see `morphable.packed`.
     """
 
     normals: FloatArray

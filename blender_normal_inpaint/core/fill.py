@@ -18,8 +18,9 @@ from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never
 from .errors import Cancelled, InpaintError
 from .guess import Shown, drawn_around, first_guess, places_twins, shown_by_head, shown_by_twin
 from .harmonic import grow
+from .head import Drawn, Head
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
-from .morphable import Drawn, Head, fitted, unpacked
+from .morphable import fitted, packed, unpacked
 from .normals import unit
 from .resample import area_table, block_sum, box_around, classify, enlarge, mean_directions, shrink, spread
 
@@ -262,7 +263,7 @@ def _shape(
     """
     card = engine.card
     digest = hashlib.sha256(f"{space} {symmetry} {hole.shape} {seed} {pores}".encode())
-    for array in (normals, hole, valid, twin, head.packed() if head is not None else None):
+    for array in (normals, hole, valid, twin, packed(head) if head is not None else None):
         if array is not None:
             digest.update(np.ascontiguousarray(array).data)
     remembered = _last.get(engine)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import harmonic, morphable, relief, tension
+from . import harmonic, relief, tension
 from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
+from .head import Drawn, Head
 from .normals import unit
 from .resample import between_blocks, block_means, box_around, evened, rise
 from .symmetry import mirror_image
@@ -74,7 +75,7 @@ HEAD_END = 0.25
 #: than 1.5 per cent; in thin holes as well, a scan's are 5 per cent worse, and likewise what the head shows.
 COARSE, FINER, DEEP = 3 / 64, 1.5, (1 / 64, 3 / 64)
 
-#: From where on a head of the morphable model is too doubtful (see `morphable.Head.doubt`) to count, and how
+#: From where on a head of the morphable model is too doubtful (see `core.head.Head.doubt`) to count, and how
 #: soon it counts less: at 0.01 for 0.95, at 0.02 for 0.83, at 0.04 for 0.49, at 0.06 for 0.2. Measured on
 #: 150 views with large and thin holes, of heads of its own sources, of such heads changed, and of scans,
 #: which are of no source: the share that errs least is 0.8 for the first (doubt 0.01 to 0.02), 0.6 for the
@@ -216,7 +217,7 @@ class Shown:
         return result
 
 
-def drawn_around(hole: BoolArray, valid: BoolArray, head: morphable.Head | None) -> morphable.Drawn | None:
+def drawn_around(hole: BoolArray, valid: BoolArray, head: Head | None) -> Drawn | None:
     """A head in and around a hole, as the two below need it; None if it fits too badly to tell them anything.
 
     Args:
@@ -235,7 +236,7 @@ def _around(hole: BoolArray, valid: BoolArray) -> BoolArray:
     return area
 
 
-def places_twins(drawn: morphable.Drawn | None) -> bool:
+def places_twins(drawn: Drawn | None) -> bool:
     """Whether a head fits so well that it tells by itself which texels show each other's mirror image."""
     return drawn is not None and drawn.head.doubt <= FITS
 
@@ -244,7 +245,7 @@ def shown_by_twin(
     normals: FloatArray,
     hole: BoolArray,
     valid: BoolArray,
-    drawn: morphable.Drawn | None = None,
+    drawn: Drawn | None = None,
     scale: float = 1.0,
     predicted: FloatArray | None = None,
 ) -> Shown | None:
@@ -295,7 +296,7 @@ def shown_by_twin(
 
 
 def shown_by_head(
-    normals: FloatArray, hole: BoolArray, valid: BoolArray, drawn: morphable.Drawn, scale: float = 1.0
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, drawn: Drawn, scale: float = 1.0
 ) -> Shown | None:
     """What a head of the morphable model shows of a hole in camera space; None where it does not fit.
 

@@ -24,7 +24,8 @@ from .engine import (
     no_progress,
 )
 from .errors import Cancelled, InpaintError
-from .morphable import Head
+from .head import Head
+from .morphable import packed
 from .normals import Encoding, check_pixels, decode_vectors, has_direction
 from .otherhalf import HeadHalf, OtherHalf, around, of_layout
 from .regions import Box, Region
@@ -546,7 +547,7 @@ class _Contexts:
             self._box = context, step
         seen = self._last
         place = context.top - region.crop.top, context.left - region.crop.left
-        head = seen.head.packed() if seen.head is not None else None
+        head = packed(seen.head) if seen.head is not None else None
         wide = Wide(seen.normals, seen.hole, seen.valid, step, *place, self._seed, seen.twin, head)
         return wide, self._twin(region)
 

@@ -1,0 +1,476 @@
+"""A head of the morphable model as a camera sees it: drawn, and what the other half of a map shows by it.
+
+How a head is found that fits a map tells `core.morphable`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bending import AROUND, Bend, origins
+from .engine import BoolArray, FloatArray
+from .harmonic import extend, grow
+from .normals import cross, unit
+from .planes import enlarge, margin
+from .raster import IntArray, rasterize
+from .resample import box_around, evened, framed, rise, sampled
+
+#: What the other half shows counts less and less where it turns away from the camera, as the z of its normals
+#: tells, and where the head's mirror image lies so many centimetres behind or before what is seen there. How
+#: sure it is is evened over blocks, of which so many lie along the longer side.
+FACING, BEHIND, EVEN = (0.15, 0.55), (0.4, 1.2), 64
+
+#: Gaps in what is shown, half as wide as that share of the longer side at most, are filled from around them:
+#: else less and less of an eye counts towards its pupil.
+GAP = 0.008
+
+#: In a gap counts less and less of what is around it that lies so many centimetres before the rest: around
+#: nostrils one lies 0.5 to 1.3 before the other, behind ears 3. What lies farther behind is a throat.
+HIDDEN, ABYSS = 0.4, 4.0
+
+#: Places in a texel, along an axis, at which it is looked what it shows of a head; and how far apart, in
+#: texels, their mirror images may lie for all to show one surface.
+SAMPLES, SAME = 2, 1.5
+
+
+@dataclass(frozen=True)
+class Family:
+    """Heads of one source: a mean and the modes in which they differ.
+
+    Attributes:
+        mean: float32 (n, 3), x to the head's left, y up, z out of the face, in centimetres.
+        modes: float32 (n, 3, k), displacements for one standard deviation; their weights are independent.
+        triangles: int32 (m, 3), vertex indices, counter-clockwise seen from outside.
+        lids: float32 (k,), by how much the weights of heads with their eyes closed differ from those of heads
+            with open eyes, on average; zero if that is not told.
+    """
+
+    mean: FloatArray
+    modes: FloatArray
+    triangles: IntArray
+    lids: FloatArray
+
+    @functools.cached_property
+    def light(self) -> Family:
+        """The same with about a quarter of the vertices.
+
+        A small picture of a head does not tell it from the other, and is drawn in half the time.
+        """
+        return self.coarser().coarser()
+
+    def coarser(self) -> Family:
+        """The same with half as many vertices: each merged with a neighbour, the nearest ones first."""
+        edges = np.sort(np.concatenate([self.triangles[:, [i, (i + 1) % 3]] for i in range(3)]), axis=1)
+        edges = np.unique(edges, axis=0)
+        length = np.linalg.norm(self.mean[edges[:, 0]] - self.mean[edges[:, 1]], axis=1)
+        partner = np.arange(len(self.mean))
+        free = np.ones(len(self.mean), np.bool_)
+        for first, second in edges[np.argsort(length, kind="stable")].tolist():
+            if free[first] and free[second]:
+                free[first] = free[second] = False
+                partner[first], partner[second] = second, first
+        kept, number = np.unique(np.minimum(np.arange(len(partner)), partner), return_inverse=True)
+        other = partner[kept]
+        triangles = number[self.triangles].astype(np.int32)
+        triangles = triangles[(triangles != np.roll(triangles, 1, axis=1)).all(axis=1)]
+        mean, modes = ((part[kept] + part[other]) * np.float32(0.5) for part in (self.mean, self.modes))
+        return Family(mean, modes, triangles, self.lids)
+
+    @functools.cached_property
+    def _corners(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The triangles' corners ordered by vertex, and where each vertex begins among them."""
+        corners = self.triangles.reshape(-1)
+        order = np.argsort(corners, kind="stable")
+        return order, np.searchsorted(corners[order], np.arange(len(self.mean)))
+
+    def shape(self, weights: NDArray[np.float64]) -> FloatArray:
+        """The vertices (n, 3) for weights (j,) of the first modes."""
+        moved = self.modes.reshape(self.mean.size, -1)[:, : weights.size] @ weights.astype(np.float32)
+        result: FloatArray = self.mean + moved.reshape(self.mean.shape)
+        return result
+
+    @functools.cached_property
+    def mean_normals(self) -> FloatArray:
+        """Those of the mean, see `normals`."""
+        return self.normals(self.mean)
+
+    def normals(self, vertices: FloatArray) -> FloatArray:
+        """Smooth unit normals of vertices: the mean of the triangles around them, by area."""
+        order, starts = self._corners
+        a, b, c = (vertices[self.triangles[:, i]] for i in range(3))
+        faces = np.repeat(cross(b - a, c - a), 3, axis=0)
+        return unit(np.add.reduceat(faces[order], starts, axis=0))
+
+
+@dataclass(frozen=True)
+class View:
+    """How a head is seen.
+
+    Attributes:
+        rotation: float (3, 3), from the head's frame to the camera's.
+        scale: texels for a centimetre.
+        row: where the head's origin lies.
+        column: likewise.
+        nearness: reciprocal distance of the camera from the head's origin, in centimetres; 0 is far away.
+        weights: float (k,), of the modes.
+        bend: of the picture, in centimetres at the head's origin; None for none.
+    """
+
+    rotation: NDArray[np.float64]
+    scale: float
+    row: float
+    column: float
+    nearness: float
+    weights: NDArray[np.float64]
+    bend: Bend | None = None
+
+    def seen(self, points: FloatArray) -> FloatArray:
+        """Points (n, 3) of the head's frame in the camera's, in centimetres from the head's origin."""
+        result: FloatArray = points @ self.rotation.T.astype(np.float32)
+        return result
+
+    def enlargement(self, seen: FloatArray) -> FloatArray:
+        """(n,) by how much a point is larger than at the head's origin."""
+        result: FloatArray = 1 / np.maximum(1 - np.float32(self.nearness) * seen[:, 2], np.float32(0.2))
+        return result
+
+    def places(self, seen: FloatArray) -> FloatArray:
+        """Columns and rows (n, 2) of points that `seen` gives."""
+        flat = seen[:, :2] * self.enlargement(seen)[:, None]
+        if self.bend is not None:
+            flat = self.bend.moved(flat)
+        scale = np.float32(self.scale)
+        columns = flat[:, 0] * scale + np.float32(self.column)
+        return np.stack([columns, np.float32(self.row) - flat[:, 1] * scale], axis=1)
+
+    def on_grid(self, share: float) -> View:
+        """The same on a grid with so many texels for one, whose blocks begin at the same corner."""
+        row, column = (self.row + 0.5) * share - 0.5, (self.column + 0.5) * share - 0.5
+        return replace(self, scale=self.scale * share, row=row, column=column)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that was fitted to a map.
+
+    Attributes:
+        family: that it is one of.
+        view: on the map.
+        shape: of the map.
+        doubt: of what a smooth field cannot explain of the known normals, the share that it cannot, either.
+    """
+
+    family: Family
+    view: View
+    shape: tuple[int, int]
+    doubt: float
+
+    @functools.cached_property
+    def _picture(self) -> Picture:
+        return Picture(self.family, self.view, self.shape)
+
+    def drawn(self, wanted: BoolArray, samples: int = SAMPLES) -> Drawn:
+        """Draw the head where it is asked for.
+
+        Args:
+            wanted: bool (h, w), the texels of the map that are asked for.
+            samples: places in each of them that are looked at, along an axis: one is quicker, its edges have
+                steps.
+        """
+        if samples == 1 or not wanted.any():
+            picture = self._picture
+            chosen = np.flatnonzero(wanted.reshape(-1)[picture.texels])
+            points = self._points(picture, chosen)
+            return Drawn(self, wanted, 1, picture.texels[chosen], picture.normals[chosen], points)
+        box = box_around(wanted, 0)
+        places = wanted[box].repeat(samples, 0).repeat(samples, 1)
+        corner = 0.5 / samples - 0.5
+        picture = self._close_up(box[0].start + corner, box[1].start + corner, 1 / samples, places)
+        row, column = np.divmod(picture.texels, places.shape[1])
+        texels = (box[0].start + row // samples) * self.shape[1] + box[1].start + column // samples
+        return Drawn(self, wanted, samples, texels, picture.normals, self._points(picture))
+
+    def enlarged(
+        self, rows: NDArray[np.float64], columns: NDArray[np.float64], wanted: BoolArray
+    ) -> tuple[NDArray[np.intp], FloatArray]:
+        """Draw the head on a finer grid than the map's.
+
+        Args:
+            rows: (H,) where the grid's rows lie on the map, in its texels; evenly spaced.
+            columns: (W,) likewise, as far apart.
+            wanted: bool (H, W), what is asked for.
+
+        Returns:
+            The grid's texels that are asked for and show the head, (p,), in reading order; and float32
+            (p, 3), its unit normals in the camera's frame.
+        """
+        picture = self._close_up(float(rows[0]), float(columns[0]), float(rows[1] - rows[0]), wanted)
+        return picture.texels, picture.normals
+
+    def _close_up(self, row: float, column: float, pace: float, wanted: BoolArray) -> Picture:
+        """What a grid shows of it whose first texel lies at a place of the map, its texels so far apart."""
+        view = replace(
+            self.view,
+            scale=self.view.scale / pace,
+            row=(self.view.row - row) / pace,
+            column=(self.view.column - column) / pace,
+        )
+        return Picture(self.family, view, wanted.shape, wanted)
+
+    def depth(self) -> tuple[NDArray[np.intp], FloatArray]:
+        """The map's texels that show the head, (p,), and how near it is there, float32 (p,), centimetres."""
+        return self._picture.texels, self.view.seen(self._points(self._picture))[:, 2]
+
+    def _points(self, picture: Picture, chosen: NDArray[np.intp] | slice = slice(None)) -> FloatArray:
+        """Where the head lies that some texels of a picture show: float32 (p, 3), in its own frame."""
+        corners = picture.vertices[self.family.triangles[picture.triangles[chosen]]]
+        return np.asarray(np.einsum("pk,pkx->px", picture.weights[chosen], corners), np.float32)
+
+    def bridged(
+        self, other: OtherSide, normals: FloatArray, known: BoolArray, wanted: BoolArray
+    ) -> OtherSide:
+        """What the other half shows in small gaps, too: what is around them tells where the map has it.
+
+        Args:
+            other: where it shows something, trust is above zero.
+            normals: float32 (h, w, 3), the map, unit at known texels, in camera space.
+            known: bool (h, w).
+            wanted: bool (h, w), what is asked for.
+        """
+        there = np.asarray(other.trust > 0)
+        gaps = gaps_in(there, max(there.shape)) & wanted
+        if not gaps.any():
+            return other
+        box = box_around(gaps, _gap(max(gaps.shape)) + 1)
+        layers = np.concatenate([np.moveaxis(other.places[box], -1, 0), other.trust[box][None]])
+        filled = extend(layers, there[box], gaps[box])[:, gaps[box]].T
+        shown = framed(np.concatenate([normals * known[..., None], known[..., None]], -1, dtype=np.float32))
+        sample = sampled(shown, filled[:, 0], filled[:, 1])
+        good = (sample[:, 3] > 0.9) & (filled[:, 3] > 0)
+        gaps[gaps] = good
+        vectors, places, trust = other.normals.copy(), other.places.copy(), other.trust.copy()
+        vectors[gaps] = self.mirrored(unit(sample[good, :3]))
+        places[gaps], trust[gaps] = filled[good, :3], filled[good, 3]
+        return OtherSide(vectors, trust, places)
+
+    def mirrored(self, vectors: FloatArray) -> FloatArray:
+        """Vectors (..., 3) of the camera's frame as the head's other half has them."""
+        across = self.view.rotation[:, 0].astype(np.float32)
+        result: FloatArray = vectors - (2 * (vectors @ across))[..., None] * across
+        return result
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A head where it is asked for.
+
+    Attributes:
+        head: that is drawn.
+        wanted: bool (h, w), the texels of the map that are asked for.
+        samples: places in each of them, along an axis.
+        texels: (p,), the map's texel of each place that shows the head.
+        normals: float32 (p, 3), unit, in the camera's frame.
+        points: float32 (p, 3), where the head lies there, in its own frame.
+    """
+
+    head: Head
+    wanted: BoolArray
+    samples: int
+    texels: NDArray[np.intp]
+    normals: FloatArray
+    points: FloatArray
+
+    def means(self) -> FloatArray:
+        """What texels show: float32 (h, w, 3), zero where no head is.
+
+        Each has the mean of the unit vectors at its places, which is shorter at an edge: enlarged and made
+        unit vectors only then, edges are straight; else they have steps. In a small gap of the head what is
+        around it goes on, and of that what lies behind the rest, as in a nostril.
+        """
+        shape, size, share = self.wanted.shape, self.wanted.size, self._share
+        depth = self.head.view.seen(self.points)[:, 2]
+        sums = np.stack([np.bincount(self.texels, axis, size) for axis in (*self.normals.T, depth)], axis=-1)
+        mean = sums.reshape(*shape, 4) / np.maximum(share * self.samples**2, 1)[..., None]
+        layers = np.asarray(mean * (share >= 0.5)[..., None], np.float32)
+        result: FloatArray = layers[..., :3].copy()
+        around = grow(self.gaps) & self.wanted
+        if around.any():
+            filled, front = _hidden(layers, share == 1, around)
+            part = (share[around] * (layers[around, 3] > front - ABYSS))[:, None]
+            result[around] = part * result[around] + (1 - part) * filled
+        return result
+
+    @functools.cached_property
+    def gaps(self) -> BoolArray:
+        """Small gaps of the head, see `gaps_in`: bool (h, w)."""
+        return gaps_in(self._share >= 0.5, max(self.wanted.shape)) & self.wanted
+
+    @functools.cached_property
+    def _share(self) -> FloatArray:
+        """How many of a texel's places show the head, as a share: float32 (h, w)."""
+        count = np.bincount(self.texels, minlength=self.wanted.size).reshape(self.wanted.shape)
+        return np.asarray(count / self.samples**2, np.float32)
+
+    def other_side(self, normals: FloatArray, known: BoolArray) -> OtherSide:
+        """What the map's other half shows of these texels: of the map, not of the head.
+
+        A texel shows a point of the head, whose mirror image lies on the head, too: where that is seen, the
+        map's normal is looked up, and mirrored. The head need only be good enough to tell what lies where.
+
+        Args:
+            normals: float32 (h, w, 3), the map, unit at known texels, in camera space.
+            known: bool (h, w).
+        """
+        head, shape = self.head, self.wanted.shape
+        seen = np.zeros((*shape, 6), np.float32)
+        texels, depth = head.depth()
+        seen.reshape(-1, 6)[texels, 0] = depth
+        seen.reshape(-1, 6)[texels, 1] = 1
+        seen[..., 2:5], seen[..., 5] = normals, 1
+        seen[..., 2:] *= known[..., None]
+        trust = np.zeros(shape, np.float32)
+        layers = np.zeros((*shape, 6), np.float32)
+        there = head.view.seen(self.points * np.array([-1, 1, 1], np.float32))
+        columns, rows = head.view.places(there).T
+        sample = sampled(framed(seen), rows, columns)
+        depth, surface, share = sample[:, 0], sample[:, 1], sample[:, 5]
+        behind = np.abs(depth / np.maximum(surface, np.float32(1e-6)) - there[:, 2])
+        vectors = unit(sample[:, 2:5])
+        surely = rise(vectors[:, 2], *FACING) * (1 - rise(behind, *BEHIND))
+        vectors = head.mirrored(vectors)
+        good = (share > 0.9) & (surface > 0.9) & (surely > 0) & (vectors[:, 2] > -0.05)
+        places = np.stack([rows, columns, there[:, 2] * np.float32(head.view.scale)], axis=1)
+        rest = np.concatenate([vectors, places, surely[:, None]], axis=1)[good]
+        # What the places in a texel show, texel after texel.
+        order = np.argsort(self.texels[good], kind="stable")
+        ordered, rest = self.texels[good][order], rest[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        if starts.size:
+            count = np.diff(starts, append=ordered.size).astype(np.float32)
+            texel, sums = ordered[starts], np.add.reduceat(rest, starts, axis=0)
+            mean = sums / count[:, None]
+            # On both sides of an edge: not somewhere between them.
+            apart = np.abs(mean[:, 3:6] - rest[starts, 3:6]).max(axis=1) > SAME
+            mean[apart, 3:6] = rest[starts[apart], 3:6]
+            most = 2 * count >= np.bincount(self.texels, minlength=trust.size)[texel]
+            trust.reshape(-1)[texel[most]] = sums[most, 6] / self.samples**2
+            layers.reshape(-1, 6)[texel[most]] = mean[most, :6]
+            even = evened(trust, self.wanted, max(1, round(max(shape) / EVEN)))
+            trust = np.clip(even, 0, 1) * (trust > 0)
+        result = OtherSide(layers[..., :3], trust, layers[..., 3:])
+        result = result.bent(normals * known[..., None], self.wanted & ~known)
+        return head.bridged(result, normals, known, self.wanted)
+
+
+@dataclass(frozen=True)
+class OtherSide:
+    """What a map's other half shows.
+
+    Attributes:
+        normals: float32 (h, w, 3), unit vectors, shorter at edges, zero where there are none.
+        trust: float32 (h, w), from 0 to 1: how sure they are, smooth where there are any.
+        places: float32 (h, w, 3), row, column and depth of where the map shows them, in texels; anything
+            where there are none.
+    """
+
+    normals: FloatArray
+    trust: FloatArray
+    places: FloatArray
+
+    def bent(self, normals: FloatArray, hole: BoolArray) -> OtherSide:
+        """The same, moved to lie over what is known around a hole: no face is quite its own mirror image.
+
+        Args:
+            normals: float32 (h, w, 3), the map, unit, zero where it is not known.
+            hole: bool (h, w).
+        """
+        if not hole.any():
+            return self
+        box = box_around(hole, AROUND)
+        there = self.trust[box] > 0
+        layers = np.concatenate(
+            [self.normals[box], self.places[box], self.trust[box][..., None], there[..., None]],
+            -1,
+            dtype=np.float32,
+        )
+        layers *= there[..., None]
+        come = enlarge(margin(origins(unit(layers[..., :3]) * there[..., None], normals[box], hole[box])), 2)
+        rows, columns = np.nonzero(there)
+        down, across = come[:, rows, columns]
+        found = sampled(framed(layers), rows + down, columns + across)
+        good = found[:, 7] > 0.99
+        layers[rows[good], columns[good]] = found[good]
+        result = OtherSide(self.normals.copy(), self.trust.copy(), self.places.copy())
+        result.normals[box], result.places[box], result.trust[box] = (
+            layers[..., :3],
+            layers[..., 3:6],
+            layers[..., 6],
+        )
+        return result
+
+
+def gaps_in(there: BoolArray, side: int) -> BoolArray:
+    """Texels of small gaps in what is there, on a map with such a longer side: a pupil, a lid's shadow."""
+    reach = _gap(side)
+    return ~grow(~grow(there, reach), reach) & ~there
+
+
+def _gap(side: int) -> int:
+    """Half as wide are the small gaps, in texels, on a map with such a longer side."""
+    return max(1, round(GAP * side))
+
+
+def _hidden(layers: FloatArray, there: BoolArray, gaps: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """What goes on in small gaps.
+
+    Args:
+        layers: float32 (h, w, 4), normals, and how near what has them is, in centimetres.
+        there: bool (h, w), where they are known.
+        gaps: bool (h, w), see `gaps_in`.
+
+    Returns:
+        float32 (g, 3), unit, for their texels in reading order; and (g,), how near the nearest around is.
+    """
+    row, column = np.nonzero(gaps)
+    reach = 2 * _gap(max(gaps.shape))
+    offsets = np.arange(-reach, reach + 1)
+    frame = [(reach, reach)] * 2
+    rows, columns = row[:, None, None] + reach + offsets[:, None], column[:, None, None] + reach + offsets
+    near = np.pad(layers, [*frame, (0, 0)])[rows, columns].reshape(row.size, -1, 4)
+    known = np.pad(there, frame)[rows, columns].reshape(row.size, -1)
+    front = np.where(known, near[..., 3], -np.inf).max(axis=1, keepdims=True)
+    known &= near[..., 3] > front - ABYSS
+    before = near[..., 3] - np.where(known, near[..., 3], np.inf).min(axis=1, keepdims=True)
+    squares = (offsets[:, None] ** 2 + offsets**2).reshape(-1)
+    weights = np.square(np.maximum(1 - squares / (reach + 1) ** 2, 0) / (squares + 4))
+    weights = weights * np.exp(-np.where(known, before, np.inf) / HIDDEN)
+    return unit(np.einsum("gn,gnk->gk", weights, near[..., :3]).astype(np.float32)), front[:, 0]
+
+
+class Picture:
+    """What a view shows of a head.
+
+    Attributes:
+        texels: (p,) those that show the head, in reading order.
+        triangles: (p,) which of them they show; `weights` (p, 3) of its corners.
+        normals: float32 (p, 3), unit, in the camera's frame.
+        vertices: float32 (n, 3), of the head, in its own frame.
+        seen: float32 (n, 3), in the camera's.
+    """
+
+    def __init__(
+        self, family: Family, view: View, shape: tuple[int, ...], wanted: BoolArray | None = None
+    ) -> None:
+        plain = not view.weights.size
+        self.vertices = family.mean if plain else family.shape(view.weights)
+        self.seen = view.seen(self.vertices)
+        self.texels, self.triangles, self.weights = rasterize(
+            view.places(self.seen), self.seen[:, 2], family.triangles, shape, wanted
+        )
+        normals = family.mean_normals if plain else family.normals(self.vertices)
+        corners = normals[family.triangles[self.triangles]]
+        self.normals = unit(view.seen(np.einsum("pk,pkx->px", self.weights, corners)))
