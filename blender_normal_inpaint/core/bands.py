@@ -377,6 +377,21 @@ def roughness(scene: Scene, cell: int) -> Rough:
     return energy, there, calm
 
 
+def usual_energy(scene: Scene, rough: Rough) -> float | None:
+    """Mean square of the detail in the usual cell of those that were looked at; None if none has any."""
+    energy, there, _ = rough
+    texture = energy[there & (energy > scene.least**2)]
+    return float(np.quantile(texture, scene.common)) if texture.size else None
+
+
+def with_neighbours(loud: npt.NDArray[Any]) -> FloatArray:
+    """The loudest of each cell (h, w) and the eight around it, for a feature's neighbours belong to it."""
+    wide = np.pad(loud, 1)
+    rows, columns = loud.shape
+    parts = [wide[r : r + rows, c : c + columns] for r in range(3) for c in range(3)]
+    return np.asarray(np.max(parts, axis=0), np.float32)
+
+
 def mark_features(scene: Scene, rough: Rough) -> None:
     """Find lids and lips that the base has in the hole: what is much louder than the usual skin around it.
 
@@ -384,11 +399,9 @@ def mark_features(scene: Scene, rough: Rough) -> None:
         scene: whose `features` are written.
         rough: how rough cells of its known detail are, see `roughness`.
     """
-    energy, there, _ = rough
-    texture = energy[there & (energy > scene.least**2)]
-    if not texture.size:
+    usual = usual_energy(scene, rough)
+    if usual is None:
         return
-    usual = float(np.quantile(texture, scene.common))
     loud = np.zeros((scene.features.shape[0] - 2, scene.features.shape[1] - 2), np.float32)
     for tile in tiles(scene, scene.area):
         mask = scene.area[tile].astype(np.float32)
@@ -396,11 +409,7 @@ def mark_features(scene: Scene, rough: Rough) -> None:
         squares = np.square(scene.composite[(slice(None), *tile)] - low).sum(0) * mask
         cells = tuple(slice(s.start // _PART, s.stop // _PART) for s in tile)
         loud[cells] = shrink(squares, _PART) / np.maximum(shrink(mask, _PART), 0.25)
-    # A feature's neighbours belong to it.
-    wide = np.pad(loud, 1)
-    rows, columns = loud.shape
-    loud = np.max([wide[r : r + rows, c : c + columns] for r in range(3) for c in range(3)], axis=0)
-    scene.features[...] = margin(rise(np.sqrt(loud / np.float32(usual)), *_FEATURE))
+    scene.features[...] = margin(rise(np.sqrt(with_neighbours(loud) / np.float32(usual)), *_FEATURE))
 
 
 def kept(scene: Scene, tile: tuple[slice, slice]) -> FloatArray:

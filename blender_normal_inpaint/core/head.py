@@ -405,11 +405,8 @@ class OtherSide:
         good = found[:, 7] > 0.99
         layers[rows[good], columns[good]] = found[good]
         result = OtherSide(self.normals.copy(), self.trust.copy(), self.places.copy())
-        result.normals[box], result.places[box], result.trust[box] = (
-            layers[..., :3],
-            layers[..., 3:6],
-            layers[..., 6],
-        )
+        result.normals[box], result.places[box] = layers[..., :3], layers[..., 3:6]
+        result.trust[box] = layers[..., 6]
         return result
 
 

@@ -64,7 +64,7 @@ DOUBTFUL, RIVAL = 0.03, 1.3
 #: How far eyes are closed that are tried, as a share of the way from open ones to closed ones.
 BLINKS = (0.0, 1.25)
 
-#: The picture of a head in so much doubt is not bent: nothing of it is to be seen in a hole.
+#: The picture of a head in so much doubt is not bent: it tells nothing (see `guess.FITS` and `guess.PLACED`).
 BENT = 0.25
 
 #: Degree of the polynomial that stands for a smooth field; squared distance of tips beyond which it does not

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .bands import ComplexArray, Scene, low_pass, native, roughness, tiles, to_detail
+from .bands import (
+    ComplexArray,
+    Scene,
+    low_pass,
+    native,
+    roughness,
+    tiles,
+    to_detail,
+    usual_energy,
+    with_neighbours,
+)
 from .engine import BoolArray, FloatArray
 from .planes import convolve, enlarge, gaussian, margin, shrink, unit
 from .resample import box_around, rise
@@ -128,15 +138,10 @@ def _planes(scene: Scene, image: FloatArray, box: tuple[slice, slice]) -> FloatA
 
 def _features(scene: Scene, detail: ComplexArray, inside: BoolArray) -> FloatArray:
     """From 0 to 1, how much of a feature there is at texels: float32 (H, W)."""
-    energy, there, _ = roughness(scene, _PLACE)
-    texture = energy[there & (energy > scene.least**2)]
-    if not texture.size:
+    usual = usual_energy(scene, roughness(scene, _PLACE))
+    if usual is None:
         return np.zeros(inside.shape, np.float32)
     share = shrink(inside.astype(np.float32), _PLACE)
     loud = shrink((detail.real**2 + detail.imag**2) * inside, _PLACE) / np.maximum(share, 0.25)
-    # A feature's neighbours belong to it.
-    wide = np.pad(loud, 1)
-    rows, columns = loud.shape
-    loud = np.max([wide[r : r + rows, c : c + columns] for r in range(3) for c in range(3)], axis=0)
-    strength = np.sqrt(loud / np.quantile(texture, scene.common), dtype=np.float32)
+    strength = np.sqrt(with_neighbours(loud) / usual, dtype=np.float32)
     return np.asarray(enlarge(margin(rise(strength, *_FEATURE)), _PLACE), np.float32)
