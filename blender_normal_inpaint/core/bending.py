@@ -18,12 +18,12 @@ from .normals import unit
 from .planes import convolve, enlarge, gaussian, margin, shrink
 from .resample import block_any, block_sum, framed, sampled
 
-#: Steps on grids with so many texels for one of theirs, along an axis. On each a window's standard deviation
-#: is two texels, and nothing farther than `REACH` from a hole is looked at.
-STEPS, REACH = {4: 2, 2: 2, 1: 2}, 6
+#: So many texels are one of the grids, along an axis, and so many steps are taken on each. There a window's
+#: standard deviation is two texels, and nothing farther than `REACH` from a hole is looked at.
+BLOCKS, STEPS, REACH = (4, 2, 1), 2, 6
 
 #: How far from a hole anything much matters, in texels.
-AROUND = max(STEPS) * (REACH + 1)
+AROUND = BLOCKS[0] * (REACH + 1)
 
 #: How much the normals in a window change over all of it, squared, for it to move half as far as it seems to;
 #: tips farther apart than that count less.
@@ -71,8 +71,8 @@ def origins(shown: FloatArray, normals: FloatArray, hole: BoolArray) -> FloatArr
     hole = np.pad(hole, frame)
     shown, normals = (np.pad(field, (*frame, (0, 0))) for field in (shown, normals))
     result = np.zeros((2, hole.shape[0] // 8, hole.shape[1] // 8), np.float32)
-    for block, steps in STEPS.items():
-        if block != max(STEPS):
+    for block in BLOCKS:
+        if block != BLOCKS[0]:
             result = 2 * enlarge(margin(result), 2)
         near = grow(block_any(hole, block), REACH)
         rows, columns = (axis.astype(np.float32) for axis in np.nonzero(near))
@@ -85,7 +85,7 @@ def origins(shown: FloatArray, normals: FloatArray, hole: BoolArray) -> FloatArr
         layers[..., 3:9] *= 0.5
         layers[1:-1, 1:-1, 9] = np.einsum("ijk,ijk->ij", picture, picture) > 0.5
         products = np.zeros((5, *near.shape), np.float32)
-        for _ in range(steps):
+        for _ in range(STEPS):
             moves = enlarge(margin(result), 2)[:, near]
             found = sampled(layers, rows + moves[0], columns + moves[1])
             vectors, down, across = unit(found[:, :3]), found[:, 3:6], found[:, 6:9]
@@ -114,19 +114,19 @@ def _means(vectors: FloatArray, block: int) -> FloatArray:
     return np.asarray(unit(block_sum(vectors, block)) * most[..., None], np.float32)
 
 
-def goals(origins: FloatArray) -> FloatArray:
+def goals(come: FloatArray) -> FloatArray:
     """How far from its place what a picture shows belongs: of the same blocks, float32 (2, h', w').
 
     It is the way that leads back: found by going there and looking how far it is, again and again.
 
     Args:
-        origins: as `origins` gives them.
+        come: where from, as `origins` tells.
     """
-    height, width = origins.shape[1:]
+    height, width = come.shape[1:]
     rows, columns = np.mgrid[:height, :width].astype(np.float32).reshape(2, -1)
-    layers = framed(np.moveaxis(origins, 0, -1))
-    moves = -origins.reshape(2, -1).T
+    layers = framed(np.moveaxis(come, 0, -1))
+    moves = -come.reshape(2, -1).T
     half = np.float32(0.5)
     for _ in range(BACK):
         moves = -sampled(layers, rows + half * moves[:, 0], columns + half * moves[:, 1])
-    return np.asarray(moves.T.reshape(origins.shape), np.float32)
+    return np.asarray(moves.T.reshape(come.shape), np.float32)

@@ -182,7 +182,7 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
         valid: bool (h, w), where there is a surface.
 
     Returns:
-        The head of the family that fits best, or None where nothing fits at all.
+        The head of the family that fits best, its picture bent around holes; None where nothing fits at all.
 
     Raises:
         InpaintError: `weights_missing` or `weights_damaged`.
