@@ -24,7 +24,7 @@ def scene():
     """
     _, _, head = drawn(0, 5, 0.6, 0.0, size=SIZE)
     picture = head.drawn(np.ones((SIZE, SIZE), np.bool_))
-    field = picture.means()
+    field = picture.means
     there = field.any(axis=-1)
     inner = (np.linalg.norm(field, axis=-1) < 0.9) & there & ~grow(~there, 4) & ~grow(picture.gaps, 2)
     near = np.kron(grow(inner, 1), np.ones((TIMES, TIMES), bool))

@@ -49,16 +49,21 @@ def drawn(number, seed, yaw=0.1, pitch=0.05, nearness=0.012, size=SIZE, width=27
 
 
 def test_without_a_blas_the_same_head_is_found(monkeypatch):
-    truth, valid, head = drawn(0, 2)
-    known = valid & ~eye_hidden(head, valid)
-    shown = []
-    for has in (True, False):
-        monkeypatch.setattr(module, "_has_blas", lambda has=has: has)
-        found = fitted(np.where(known[..., None], truth, np.float32(7)), known, valid)
-        assert found is not None
-        shown.append(map_of(found))
-    apart = degrees(*shown)[valid]
-    assert apart.max() > 0 and apart.mean() < 0.1
+    apart, off = [], []
+    for seed in (2, 4, 5):
+        truth, valid, head = drawn(0, seed)
+        known = valid & ~eye_hidden(head, valid)
+        shown = []
+        for has in (True, False):
+            monkeypatch.setattr(module, "_has_blas", lambda has=has: has)
+            found = fitted(np.where(known[..., None], truth, np.float32(7)), known, valid)
+            assert found is not None
+            shown.append(map_of(found))
+        apart.append(degrees(*shown)[valid].mean())
+        off.append([degrees(one, truth)[valid].mean() for one in shown])
+    assert max(apart) > 0 and np.median(apart) < 0.1
+    # Whether a step is the last one hangs by a threshold, and so, now and then, by rounding.
+    assert np.allclose(*np.transpose(off), rtol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +401,7 @@ def test_edges_of_a_small_picture_are_straight_when_it_is_enlarged():
     """A head that looks aside, a nose's edge before a cheek: nearer to the same head drawn large."""
     _, _, head = drawn(0, 6, 0.6, 0.0, size=96)
     large = map_of(drawing.Head(head.family, head.view.on_grid(8), (768, 768), 0.0))
-    small = head.drawn(np.ones((96, 96), np.bool_)).means()
+    small = head.drawn(np.ones((96, 96), np.bool_)).means
     middles = np.zeros((96 * 96, 3), np.float32)
     middles[head._picture.texels] = head._picture.normals
     there = small.any(axis=-1) & middles.any(axis=-1).reshape(96, 96)
@@ -414,17 +419,17 @@ def test_what_is_drawn_is_the_same_wherever_it_is_asked_for():
     _, valid, head = drawn(0, 4, 0.4, 0.1)
     hole = one_half(head, valid)
     wanted = grow(hole, 12) & valid
-    part, whole = (head.drawn(area).means() for area in (wanted, np.ones_like(valid)))
+    part, whole = (head.drawn(area).means for area in (wanted, np.ones_like(valid)))
     inside = ~grow(~wanted, 3)  # gaps are filled from what is drawn around them
     assert np.count_nonzero(inside) > 0.8 * np.count_nonzero(wanted)
     off = np.abs(part - whole)[inside].max(axis=-1)
     assert np.mean(off > 1e-4) < 0.005, np.sort(off)[-40:]  # a place on an edge may fall on its other side
     assert not part[~wanted].any()
-    assert not head.drawn(np.zeros_like(valid)).means().any()
+    assert not head.drawn(np.zeros_like(valid)).means.any()
     one = head.drawn(wanted, samples=1)
     assert np.array_equal(one.texels, head._picture.texels[wanted.reshape(-1)[head._picture.texels]])
     near = np.bincount(one.texels, minlength=valid.size).reshape(valid.shape) * part.any(axis=-1)
-    assert np.median(degrees(one.means(), unit(part))[near > 0]) < 0.5
+    assert np.median(degrees(one.means, unit(part))[near > 0]) < 0.5
 
 
 def test_small_gaps_in_what_is_shown_are_filled():
@@ -465,7 +470,7 @@ def test_what_lies_behind_goes_on_in_a_gap():
     for number in (0, 1):
         _, valid, head = drawn(number, 7, 0.0, -0.3)
         picture = head.drawn(np.ones_like(valid))
-        shown, gaps = picture.means(), picture.gaps
+        shown, gaps = picture.means, picture.gaps
         assert np.count_nonzero(gaps) > 4 and shown[gaps].any(axis=-1).mean() > 0.97
         lengths = np.linalg.norm(shown[gaps], axis=-1)
         assert lengths[lengths > 0].min() > 0.4 and np.isfinite(shown).all() and lengths.max() < 1 + 1e-5

@@ -161,7 +161,7 @@ def test_a_noses_edge_is_sharp_at_the_maps_own_size(
     seen: tuple[Floats, Bools, Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth, valid, head = seen
-    soft = head.drawn(valid).means()
+    soft = head.drawn(valid).means
     edge = (np.linalg.norm(soft, axis=-1) < 0.85) & valid & ~grow(~valid, 40)
     rows, columns = np.nonzero(edge)
     hole = disc(SIZE, SIZE, int(np.median(rows)), int(np.median(columns)), 60) & valid

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from blender_normal_inpaint.core import morphable as core  # noqa: E402
 from trainer import morphable  # noqa: E402
 from trainer.__main__ import main  # noqa: E402
-from trainer.morphable import Settings, filled, openings  # noqa: E402
+from trainer.morphable import Settings, filled, missed, openings  # noqa: E402
 from trainer.sources.ict import Head  # noqa: E402
 from trainer.sources.raster import vertex_normals  # noqa: E402
 
@@ -196,6 +196,18 @@ def test_small_openings_are_closed_and_face_outwards():
     intact = np.cross(mean[whole[:, 1]] - mean[whole[:, 0]], mean[whole[:, 2]] - mean[whole[:, 0]])
     assert np.isclose(faces[:, 2].sum(), intact[:, 2].sum(), rtol=1e-5)
     assert not openings(more, triangles) and not openings(mean, whole.astype(np.int32))
+
+
+def test_what_was_missed_in_small_openings_comes_back():
+    mean, triangles = egg()
+    middles = mean[triangles].mean(axis=1)
+    pupil = np.linalg.norm(middles - middles[np.argmax(middles[:, 2])], axis=1) < 1.2
+    back = middles[:, 2] < -1
+    assert 2 < np.count_nonzero(pupil) < 12 and np.count_nonzero(back) > 100
+    small = 0.2 * mean  # the pupil reaches 2 mm, the back 18
+    assert np.array_equal(missed(small, triangles, ~pupil & ~back), pupil)
+    assert not missed(mean, triangles, ~pupil).any()  # 12 mm
+    assert not missed(small, triangles, np.zeros(len(triangles), np.bool_)).any()
 
 
 def test_a_triangle_by_itself_and_a_wide_opening_stay():

@@ -32,7 +32,8 @@ SEEN, VIEWS, TURN, NOD, FRAME, TEXELS = 2, 40, 1.2, 0.6, 40.0, 480
 
 #: Openings of the surface that reach less far from their middle, in centimetres, are closed: triangles
 #: smaller than a texel are seldom seen, at a pupil, in an eye's corner, between lips, and what lies behind
-#: them showed.
+#: them showed. Those that were left out come back, and what is open then gets new ones; a pupil made of new
+#: ones alone is a star.
 OPENING = 0.5
 
 #: Widths of the bumps that change a head freely, in centimetres, and how many there are of the narrowest.
@@ -179,6 +180,30 @@ def visible(shapes: F32, triangles: I32, rng: np.random.Generator) -> Bool:
     return counts >= SEEN
 
 
+def missed(mean: F32, triangles: I32, seen: Bool) -> Bool:
+    """Which triangles (m,) lie in small openings of what is seen: pieces of the surface beside it.
+
+    Args:
+        mean: (n, 3) vertices, in centimetres.
+        triangles: (m, 3) vertex indices.
+        seen: (m,), which of them are.
+    """
+    corners = [np.sort(triangles[:, [i, (i + 1) % 3]], axis=1) for i in range(3)]
+    _, edge = np.unique(np.concatenate(corners), axis=0, return_inverse=True)
+    owner = np.tile(np.arange(len(triangles)), 3)
+    joined = sparse.coo_matrix((np.ones(len(owner)), (owner, edge.reshape(-1)))).tocsr()
+    unseen = np.flatnonzero(~seen)
+    result = np.zeros_like(seen)
+    count, piece = csgraph.connected_components(joined[unseen] @ joined[unseen].T)
+    beside = np.asarray((joined[unseen] @ (joined[np.flatnonzero(seen)].sum(axis=0).T)) > 0).reshape(-1)
+    order = np.argsort(piece, kind="stable")
+    for part in np.split(order, np.searchsorted(piece[order], np.arange(1, count))):
+        points = mean[np.unique(triangles[unseen[part]])]
+        if beside[part].any() and np.linalg.norm(points - points.mean(axis=0), axis=1).max() < OPENING:
+            result[unseen[part]] = True
+    return result
+
+
 def openings(mean: F32, triangles: I32) -> list[list[int]]:
     """Small openings of a surface: the vertices around each, so that what closes it faces outwards.
 
@@ -236,7 +261,8 @@ def family(model: HeadModel, source: str, settings: Settings) -> Family:
     closed = np.array([shut for *_, shut in heads])
     weights = importance(shapes.mean(axis=0), triangles)
     shapes = aligned(shapes, weights)
-    triangles = triangles[visible(shapes, triangles, np.random.default_rng(settings.seed))]
+    seen = visible(shapes, triangles, np.random.default_rng(settings.seed))
+    triangles = triangles[seen | missed(shapes.mean(axis=0), triangles, seen)]
     used, corners = np.unique(triangles, return_inverse=True)
     triangles = corners.reshape(triangles.shape).astype(np.int32)
     shapes, weights = np.ascontiguousarray(shapes[:, used]), weights[used]

@@ -314,7 +314,7 @@ def shown_by_head(
     if drawn.head.doubt >= FITS:
         return None
     box = box_around(hole, MARGIN)
-    image = drawn.means()[box]
+    image = drawn.means[box]
     seen = image.any(axis=-1) & valid[box]
     there = hole[box] & seen
     if not there.any():

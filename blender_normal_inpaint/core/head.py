@@ -36,6 +36,11 @@ HIDDEN, ABYSS = 0.4, 4.0
 #: texels, their mirror images may lie for all to show one surface.
 SAMPLES, SAME = 2, 1.5
 
+#: So many texels from where it ends in a hole what the other half shows is led to where a head has it, whose own
+#: goes on there: else lids meet with a step. How doubtful such a head may be. All of it led there, scans are 2
+#: to 5 per cent worse; so far from its end no set of heads by more than one.
+LED, SURE = 16, 0.03
+
 
 @dataclass(frozen=True)
 class Family:
@@ -284,6 +289,7 @@ class Drawn:
     normals: FloatArray
     points: FloatArray
 
+    @functools.cached_property
     def means(self) -> FloatArray:
         """What texels show: float32 (h, w, 3), zero where no head is.
 
@@ -362,8 +368,26 @@ class Drawn:
             even = evened(trust, self.wanted, max(1, round(max(shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
         result = OtherSide(layers[..., :3], trust, layers[..., 3:])
-        result = result.bent(normals * known[..., None], self.wanted & ~known)
-        return head.bridged(result, normals, known, self.wanted)
+        hole = self.wanted & ~known
+        aim = normals * known[..., None] + self._led(hole, result.trust > 0)
+        return head.bridged(result.bent(aim, hole), normals, known, self.wanted)
+
+    def _led(self, hole: BoolArray, there: BoolArray) -> FloatArray:
+        """Where the head has what the other half shows near its end: float32 (h, w, 3), unit, zero elsewhere.
+
+        Args:
+            hole: bool (h, w).
+            there: bool (h, w), where the other half shows anything.
+        """
+        result = np.zeros((*hole.shape, 3), np.float32)
+        if self.head.doubt >= SURE:
+            return result
+        beyond = hole & ~there & ~gaps_in(there, max(hole.shape))
+        if not beyond.any():
+            return result
+        near = grow(beyond & self.means.any(axis=-1), LED) & hole & there
+        result[near] = unit(self.means[near])
+        return result
 
 
 @dataclass(frozen=True)
