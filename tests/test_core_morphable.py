@@ -7,18 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from synthetic import disc, map_of, moved, sphere_normals, with_twin
+from synthetic import FakeEngine, disc, map_of, moved, sphere_normals, with_twin
 
-from blender_normal_inpaint.core import guess
+from blender_normal_inpaint.core import fill, guess
 from blender_normal_inpaint.core import head as drawing
 from blender_normal_inpaint.core import morphable as module
 from blender_normal_inpaint.core.bending import Bend
+from blender_normal_inpaint.core.engine import Crop
 from blender_normal_inpaint.core.errors import InpaintError
 from blender_normal_inpaint.core.guess import FITS
 from blender_normal_inpaint.core.harmonic import grow
 from blender_normal_inpaint.core.head import View
+from blender_normal_inpaint.core.modelcard import GUESS
 from blender_normal_inpaint.core.morphable import default_path, families, fitted, packed, unpacked
-from blender_normal_inpaint.core.normals import unit
+from blender_normal_inpaint.core.normals import quarter_turned, unit
 from blender_normal_inpaint.core.resample import enlarge, framed, sampled, spread
 
 SIZE = 256
@@ -63,7 +65,8 @@ def test_without_a_blas_the_same_head_is_found(monkeypatch):
         off.append([degrees(one, truth)[valid].mean() for one in shown])
     assert max(apart) > 0 and np.median(apart) < 0.1
     # Whether a step is the last one hangs by a threshold, and so, now and then, by rounding.
-    assert np.allclose(*np.transpose(off), rtol=0.1)
+    with_it, without = np.transpose(off)
+    assert np.allclose(with_it, without, rtol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,44 @@ def test_a_head_that_was_hidden_in_part_is_found_again(number, seed, yaw, pitch)
     assert degrees(got, truth)[known & got.any(axis=-1)].mean() < 3
     # What was hidden, most of all.
     assert degrees(got, truth)[hole].mean() < 0.4 * degrees(field, truth)[hole].mean()
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_whichever_way_up_it_is_a_head_is_found(quarters):
+    truth, valid, head = drawn(0, 4)
+    known = valid & ~eye_hidden(head, valid)
+    truth, known, valid = (quarter_turned(field, quarters) for field in (truth, known, valid))
+    found = fitted(np.where(known[..., None], truth, np.float32(7)), known, valid)
+    assert found is not None and found.doubt < 0.3 * FITS
+    assert head.quarters == 0 and found.quarters == quarters
+    assert degrees(map_of(found), truth)[valid & ~known].mean() < 6
+
+
+class Upright(FakeEngine):
+    """A network that knows heads one way up: in the lower half of what it sees all points downwards."""
+
+    def run(self, batch):
+        rows = np.linspace(-1, 1, batch.shape[2], dtype=np.float32)[:, None, None]
+        down = np.maximum(rows, 0) * np.array([0, -1, 0], np.float32)
+        return np.moveaxis(unit(np.moveaxis(batch[:, GUESS:], 1, -1) + down), -1, 1)
+
+
+@pytest.mark.parametrize("quarters", [1, 2])
+def test_the_network_sees_a_head_upright(quarters, monkeypatch):
+    truth, valid, head = drawn(0, 4)
+    hole = eye_hidden(head, valid, 80)
+    monkeypatch.setattr(fill, "shown_by_head", lambda *_: None)
+
+    def filled(turn):
+        normals, inside, there = (quarter_turned(field, turn) for field in (truth, hole, valid))
+        crop = Crop(normals=normals, hole=inside, valid=there, space="camera", symmetry=False)
+        return quarter_turned(fill.fill_crop(crop, Upright()), -turn)
+
+    upright = filled(0)
+    off = degrees(filled(quarters), upright)[hole].mean()
+    # Or else it would not know it.
+    monkeypatch.setattr(drawing.Head, "quarters", 0)
+    assert off < 0.4 * degrees(filled(quarters), upright)[hole].mean(), off
 
 
 def test_the_answer_in_a_hole_becomes_the_hidden_eye():
@@ -278,7 +319,7 @@ def strip(head, valid, wide=5):
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_head_is_bent_to_lie_over_what_is_known(number, monkeypatch):
     """No head is quite like another: lids a little lower than any it can have are shown there."""
-    truth, valid, head = drawn(number, 4)
+    truth, valid, head = drawn(number, 5)
     hole, row, column = strip(head, valid)
     other = bulged(truth, row, column, 14, (2.5, 0.5))
     valid &= other.any(axis=-1)
@@ -355,7 +396,9 @@ def test_the_other_half_comes_by_a_head_that_fits_and_by_the_relief_otherwise(mo
         (np.inf, True, (None, 0.01), 0.01),
         (np.inf, True, (0.2, 0.3, 0.1, 0.04), 0.04),
         (np.inf, False, (0.2, 0.1), 0.1),  # of each family one, for others would end in the same place
-        (1.0, True, (0.2,), 0.2),
+        (1.0, True, (0.14,), 0.14),
+        (1.0, True, (0.2, 0.1), 0.1),  # the second is the other way up
+        (1.0, True, (0.2, 0.3), 0.2),
     ],
 )
 def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, rival, apart, doubts, found):
@@ -399,7 +442,7 @@ def test_a_lighter_head_is_the_same_head():
 
 def test_edges_of_a_small_picture_are_straight_when_it_is_enlarged():
     """A head that looks aside, a nose's edge before a cheek: nearer to the same head drawn large."""
-    _, _, head = drawn(0, 6, 0.6, 0.0, size=96)
+    _, _, head = drawn(0, 1, 0.6, 0.0, size=96)
     large = map_of(drawing.Head(head.family, head.view.on_grid(8), (768, 768), 0.0))
     small = head.drawn(np.ones((96, 96), np.bool_)).means
     middles = np.zeros((96 * 96, 3), np.float32)
@@ -529,7 +572,7 @@ def test_how_much_a_head_counts_has_no_edge_in_a_hole():
 @pytest.mark.parametrize("closed", [False, True])
 def test_eyes_are_found_open_or_closed(number, closed):
     """Steps on normals alone do not close an eye: the lid is nowhere in the picture before."""
-    _, _, head = drawn(number, 6)
+    _, _, head = drawn(number, 5)
     family = head.family
     lids = family.lids.astype(np.float64)
     along = float(lids @ lids)

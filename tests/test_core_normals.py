@@ -6,7 +6,7 @@ from synthetic import sphere_normals, wavy_normals
 
 from blender_normal_inpaint.core import normals
 from blender_normal_inpaint.core.errors import InpaintError
-from blender_normal_inpaint.core.normals import Encoding
+from blender_normal_inpaint.core.normals import Encoding, quarter_turned
 
 DTYPES = [np.uint8, np.uint16, np.float16, np.float32]
 
@@ -137,3 +137,15 @@ def test_too_few_channels_and_odd_types_are_refused():
 def test_unknown_choices_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         Encoding(**fields)
+
+
+def test_a_quarter_turn_turns_the_picture_and_its_vectors():
+    field = np.zeros((2, 3, 3), np.float32)
+    field[0, 2] = (1, 0, 0.5)  # at the upper right, pointing right
+    turned = quarter_turned(field, 1)
+    assert turned.shape == (3, 2, 3) and np.array_equal(turned[0, 0], (0, 1, 0.5))
+    noise = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    for quarters in range(-4, 5):
+        there = quarter_turned(noise, quarters)
+        assert np.array_equal(quarter_turned(there, -quarters), noise)
+        assert np.array_equal(quarter_turned(noise[..., 2] > 0, quarters), there[..., 2] > 0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from synthetic import disc, sphere_normals, wavy_normals
 
+from blender_normal_inpaint.core import symmetry
 from blender_normal_inpaint.core.normals import angular_error, unit
 from blender_normal_inpaint.core.symmetry import mirror_image
 
@@ -107,3 +108,15 @@ def test_background_is_not_brought_over() -> None:
     image, seen, _ = mirror_image(truth, hole, valid, "object")
     assert seen[hole].all() and angular_error(image, truth)[hole].mean() < 4
     assert not seen[0, 0] and np.array_equal(seen, (image != 0).any(axis=-1))
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_in_object_space_a_layout_tells_which_way_up_it_is(quarters: int) -> None:
+    y, x = np.mgrid[-1:1:48j, -1:1:40j].astype(np.float32)
+    normals = unit(np.stack([1.3 * x, -0.6 * y + 0.2 * np.sin(9 * x), np.ones_like(x)], axis=-1))
+    known = np.hypot(x - 0.5, y) > 0.4
+    turned = np.rot90(normals, quarters), np.rot90(known, quarters)
+    assert symmetry.quarters(*turned) == quarters
+    shuffled = np.random.default_rng(0).permutation(normals.reshape(-1, 3)).reshape(normals.shape)
+    assert symmetry.quarters(np.rot90(shuffled, quarters), turned[1]) == 0
+    assert symmetry.quarters(normals, np.zeros_like(known)) == 0

@@ -21,8 +21,9 @@ from .harmonic import grow
 from .head import Drawn, Head
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
 from .morphable import fitted, packed, unpacked
-from .normals import unit
+from .normals import quarter_turned, unit
 from .resample import area_table, block_sum, box_around, classify, enlarge, mean_directions, shrink, spread
+from .symmetry import quarters as layout_quarters
 
 #: A context larger than this is first averaged in whole blocks, which is cheaper and hardly differs.
 _LARGE = 1024
@@ -269,6 +270,16 @@ def _shape(
     remembered = _last.get(engine)
     if remembered is not None and remembered[0] == digest.digest():
         return remembered[1:]
+    quarters = layout_quarters(normals, valid & ~hole) if space == "object" else 0
+    if quarters:
+        # The network, and who looks for the other half, know faces that are laid out upright.
+        normals = np.rot90(normals, -quarters).copy()
+        hole, valid = (np.rot90(field, -quarters).copy() for field in (hole, valid))
+        twin = None if twin is None else np.rot90(twin, -quarters).copy()
+        field, scale, _ = _shape(normals, hole, valid, space, symmetry, engine, seed, twin, pores, None)
+        field = np.rot90(field, quarters).copy()
+        _last[engine] = (digest.digest(), field, scale, None)
+        return field, scale, None
     largest = card.working_size
     if space != "object" and _thin(hole):
         largest = int(_FINER * largest) // card.size_multiple * card.size_multiple
@@ -283,12 +294,21 @@ def _shape(
         guess, sure = first_guess(normals, hole & valid, valid, space, scale, symmetry=symmetry)
         normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
         known = valid & ~hole
-        predicted = _predicted(normals, hole, valid, guess, space, engine, scale)
-        field = np.where(known[..., None], normals, predicted)
-        if hole.any():
-            field[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
+
+        def closed(quarters: int) -> FloatArray:
+            predicted = _predicted(normals, hole, valid, guess, space, engine, scale, quarters)
+            result = np.where(known[..., None], normals, predicted)
+            if hole.any():
+                result[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
+            return result
+
+        # Most heads are upright, and the network need not wait.
+        quarters = head.quarters if head is not None and head.tells else 0
+        field = closed(quarters)
         if by_head is not None:
             drawn, other_half, own = by_head.result()
+            if drawn is not None and drawn.head.quarters != quarters:
+                field = closed(drawn.head.quarters)
             if symmetry and not places_twins(drawn):
                 other_half = shown_by_twin(normals, hole, valid, drawn, scale, field)
             before = field
@@ -349,6 +369,7 @@ def _predicted(
     space: str,
     engine: Engine,
     scale: float,
+    quarters: int,
 ) -> FloatArray:
     """What the network makes of a guess: float32 (h, w, 3), unit on the surface.
 
@@ -360,7 +381,14 @@ def _predicted(
         space: of the vectors.
         engine: the network.
         scale: its texels per texel, at most 1.
+        quarters: of a turn by which a head is turned in a map in camera space, counter-clockwise: the network
+            sees it upright, as it has seen others.
     """
+    if quarters:
+        normals, hole, valid, guess = (
+            quarter_turned(field, -quarters) for field in (normals, hole, valid, guess)
+        )
+        return quarter_turned(_predicted(normals, hole, valid, guess, space, engine, scale, 0), quarters)
     card = engine.card
     height = max(1, round(hole.shape[0] * scale))
     width = max(1, round(hole.shape[1] * scale))

@@ -9,7 +9,7 @@ import numpy as np
 from . import harmonic, relief, tension
 from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
-from .head import Drawn, Head
+from .head import USELESS, Drawn, Head
 from .normals import unit
 from .resample import between_blocks, block_means, box_around, evened, rise
 from .symmetry import mirror_image
@@ -48,7 +48,7 @@ ALIKE = 0.1
 #: How doubtful a head may be to tell that in full, and from where it cannot; and how far off, squared, the
 #: other half is at known texels nearby where it counts half, for a face may be its own mirror image and its
 #: hair not.
-PLACED, TWIN_NEARBY = (0.08, 0.25), 0.15
+PLACED, TWIN_NEARBY = (0.08, USELESS), 0.15
 
 #: How far off, squared, known texels may be to close its seam, or that of a head. A line of the lips or an
 #: edge that it shows a texel beside its place is no difference to be carried on into the hole. Measured on
@@ -225,7 +225,7 @@ def drawn_around(hole: BoolArray, valid: BoolArray, head: Head | None) -> Drawn 
         valid: bool (h, w), where there is a surface.
         head: that was fitted to the known texels, if any.
     """
-    if head is None or head.doubt >= max(FITS, PLACED[1]):
+    if head is None or not head.tells:
         return None
     return head.drawn(_around(hole, valid))
 

@@ -19,6 +19,9 @@ from .planes import enlarge, margin
 from .raster import IntArray, rasterize
 from .resample import box_around, evened, framed, rise, sampled
 
+#: A head in so much doubt tells nothing.
+USELESS = 0.25
+
 #: What the other half shows counts less and less where it turns away from the camera, as the z of its normals
 #: tells, and where the head's mirror image lies so many centimetres behind or before what is seen there. How
 #: sure it is is evened over blocks, of which so many lie along the longer side.
@@ -36,9 +39,9 @@ HIDDEN, ABYSS = 0.4, 4.0
 #: texels, their mirror images may lie for all to show one surface.
 SAMPLES, SAME = 2, 1.5
 
-#: So many texels from where it ends in a hole what the other half shows is led to where a head has it, whose own
-#: goes on there: else lids meet with a step. How doubtful such a head may be. All of it led there, scans are 2
-#: to 5 per cent worse; so far from its end no set of heads by more than one.
+#: So many texels from where it ends in a hole what the other half shows is led to where a head has it, whose
+#: own goes on there: else lids meet with a step. How doubtful such a head may be. All of it led there, scans
+#: are 2 to 5 per cent worse; so far from its end no set of heads by more than one.
 LED, SURE = 16, 0.03
 
 
@@ -177,6 +180,18 @@ class Head:
     @functools.cached_property
     def _picture(self) -> Picture:
         return Picture(self.family, self.view, self.shape)
+
+    @property
+    def tells(self) -> bool:
+        """Whether it fits well enough to tell anything of the map."""
+        return self.doubt < USELESS
+
+    @property
+    def quarters(self) -> int:
+        """By how many quarters of a turn, counter-clockwise, the head is turned in the picture: 0 to 3."""
+        turn = self.view.rotation
+        angle = np.arctan2(turn[1, 0] - turn[0, 1], turn[0, 0] + turn[1, 1])
+        return round(float(angle) / (np.pi / 2)) % 4
 
     def drawn(self, wanted: BoolArray, samples: int = SAMPLES) -> Drawn:
         """Draw the head where it is asked for.

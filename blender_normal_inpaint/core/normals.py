@@ -105,6 +105,21 @@ def cross(first: FloatArray, second: FloatArray) -> FloatArray:
     return result
 
 
+def quarter_turned(field: NDArray[Any], quarters: int) -> NDArray[Any]:
+    """A map in camera space turned in the picture, counter-clockwise: nothing is interpolated.
+
+    Args:
+        field: (h, w, 3) vectors, or (h, w) of anything that has no direction.
+        quarters: of a turn; negative ones are clockwise.
+    """
+    result = np.rot90(field, quarters).copy()
+    if field.ndim == 3:
+        for _ in range(quarters % 4):
+            x, y = result[..., 0].copy(), result[..., 1]
+            result[..., 0], result[..., 1] = -y, x
+    return result
+
+
 def _signs(encoding: Encoding) -> FloatArray:
     return np.array([1.0, 1.0 if encoding.y_axis == "up" else -1.0, 1.0], np.float32)
 
