@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,23 @@ def test_scanned_heads_are_measured_from_mesh_files(tmp_path: Path) -> None:
     assert first.valid.mean() > 0.2 and not np.array_equal(first.truth, second.truth)
     again = evaluate.mesh_cases(tmp_path, "y", 2, 96, 3)
     assert all(np.array_equal(a.hole, b.hole) for a, b in zip(cases, again, strict=True))
+
+
+def test_maps_are_turned_and_their_vectors_as_their_space_has_it() -> None:
+    (camera, *_), (layout, *_) = (
+        [replace(case, space=space) for case in evaluate.object_cases(_Domes(), "ict", 1, SIZE, 1)]
+        for space in ("camera", "object")
+    )
+    assert evaluate.turned(layout, 0) is layout and layout.mesh is not None
+    for quarters in (1, 2, 3):
+        one, other = (evaluate.turned(case, quarters) for case in (camera, layout))
+        assert np.array_equal(one.hole, np.rot90(camera.hole, quarters)) and one.mesh is other.mesh is None
+        assert np.array_equal(other.truth, np.rot90(layout.truth, quarters))
+        # Of a dome seen from above, what lies further right points right, whichever way it is turned.
+        x = np.broadcast_to(np.arange(SIZE), one.valid.shape)[one.valid]
+        assert np.corrcoef(x, one.truth[one.valid][:, 0])[0, 1] > 0.5
+        back = evaluate.turned(one, 4 - quarters)
+        assert np.array_equal(back.truth, camera.truth) and np.array_equal(back.valid, camera.valid)
 
 
 def test_evaluation_measures_methods_by_family_and_reports(tmp_path: Path) -> None:

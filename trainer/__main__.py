@@ -130,6 +130,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         ours,
         shard_cases,
         tangent_cases,
+        turned,
         write_report,
     )
     from .sources.ict import IctModel
@@ -161,7 +162,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if models and "tangent" in arguments.spaces:
         cases["tangent"] += tangent_cases(next(iter(models.values())).layout(size), count, size, seed)
     tables = {}
-    for space, some in cases.items():
+    for space, upright in cases.items():
+        some = [turned(case, arguments.turned) for case in upright]
         methods = {"ours": ours(arguments.card, detail=False, engine=arguments.engine)}
         # Detail is what tangent-space maps are about; elsewhere it is measured on request.
         detail = arguments.detail or space in ("tangent", "layouts")
@@ -354,6 +356,13 @@ def parser() -> argparse.ArgumentParser:
     )
     judge.add_argument(
         "--layouts", action="store_true", help="tangent space in UV layouts that are not symmetric, too"
+    )
+    judge.add_argument(
+        "--turned",
+        type=int,
+        choices=range(4),
+        default=0,
+        help="quarters of a turn, counter-clockwise, by which maps are turned, without their meshes",
     )
     judge.add_argument("--run", type=Path, help="a run whose discriminator is measured, too")
     judge.add_argument("--detail", action="store_true", help="measure with detail in every space")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from blender_normal_inpaint.core.basemesh import BaseMesh, Grid
 from blender_normal_inpaint.core.fill import LocalFiller
-from blender_normal_inpaint.core.normals import Encoding, angular_error, unit
+from blender_normal_inpaint.core.normals import Encoding, angular_error, quarter_turned, unit
 from blender_normal_inpaint.core.pipeline import Options, inpaint
 from blender_normal_inpaint.core.seams import Seams
 from blender_normal_inpaint.nets import build_generator
@@ -152,6 +152,22 @@ def family_mask(
         away = side * (x - middle[1]) + 0.02 * face * np.sin(y / face * rng.uniform(6, 14))
         return np.asarray((away > 0) & (np.abs(y - middle[0]) < 0.45 * face))
     raise ValueError(f"unknown family of masks {family!r}; known: {', '.join(FAMILIES)}")
+
+
+def turned(case: Case, quarters: int) -> Case:
+    """A case turned counter-clockwise, as a camera that lies on its side sees it, or a layout is packed.
+
+    Args:
+        case: its mesh, if any, is left out.
+        quarters: of a turn.
+    """
+    if not quarters % 4:
+        return case
+    # In object space a turned layout leaves vectors alone.
+    picture = np.rot90(case.truth, quarters).copy()
+    truth = picture if case.space == "object" else quarter_turned(case.truth, quarters)
+    valid, hole = (quarter_turned(field, quarters) for field in (case.valid, case.hole))
+    return replace(case, truth=truth, valid=valid, hole=hole, mesh=None)
 
 
 def masked(
