@@ -362,6 +362,27 @@ def test_what_the_other_half_shows_is_bent_to_lie_over_what_is_known(monkeypatch
     assert errors[1] < 0.9 * errors[0], errors
 
 
+def test_where_the_other_half_ends_it_is_led_to_the_head(monkeypatch):
+    """Half of the other eye is seen, and lies lower than the head has it: their lids meet none the less."""
+    truth, valid, head = drawn(0, 5, 0.0)
+    head = replace(head, doubt=0.01)
+    hole = eye_hidden(head, valid)
+    ((column, row),) = head.view.places(head.view.seen(np.array([[-3.2, 2.5, 8.0]], np.float32)))
+    other = bulged(truth, row, column, 20, (3, 0))
+    known = valid & ~hole & other.any(axis=-1)
+    known[:, : int(column)] = False
+    ends = []
+    for sure in (0.0, drawing.SURE):
+        monkeypatch.setattr(drawing, "SURE", sure)
+        picture = head.drawn(grow(hole, 12) & valid)
+        shown = picture.other_side(np.where(known[..., None], other, np.float32(0)), known)
+        there = hole & (shown.trust > 0)
+        end = there & grow(hole & ~there & picture.means.any(axis=-1), 8)
+        assert np.count_nonzero(end) > 200
+        ends.append(degrees(unit(shown.normals), unit(picture.means))[end].mean())
+    assert ends[1] < 0.8 * ends[0], ends
+
+
 def test_the_other_half_comes_by_a_head_that_fits_and_by_the_relief_otherwise(monkeypatch):
     truth, valid, head = drawn(0, 9)
     hole = one_half(head, valid)

@@ -109,16 +109,18 @@ def quarters(normals: FloatArray, known: BoolArray) -> int:
         normals: float32 (h, w, 3), unit at known texels, in object space.
         known: bool (h, w).
     """
-    rows, columns = np.nonzero(known)
+    step = max(1, max(known.shape) // GRID[0])
+    some = known[::step, ::step]
+    rows, columns = np.nonzero(some)
     if rows.size < 3:
         return 0
-    places, vectors = (
-        field / np.maximum(np.sqrt(np.square(field).mean(axis=0)), 1e-6)
-        for field in (
-            axes - axes.mean(axis=0) for axes in (np.stack([columns, -rows], 1), normals[known][:, :2])
-        )
-    )
-    (right, up), (left, above) = vectors.T @ places / rows.size
+
+    def standard(fields: NDArray[Any]) -> NDArray[Any]:
+        apart = fields - fields.mean(axis=0)
+        return np.asarray(apart / np.maximum(apart.std(axis=0), 1e-6))
+
+    places, vectors = np.stack([columns, -rows], axis=1), normals[::step, ::step][some][:, :2]
+    (right, up), (left, above) = standard(vectors).T @ standard(places) / rows.size
     if np.hypot(up - left, right + above) < LAID_OUT:
         return 0
     return round(float(np.arctan2(up - left, right + above)) / (np.pi / 2)) % 4
