@@ -180,6 +180,6 @@ def map_of(head):
     In its small gaps it is what is around them.
     """
     drawn = head.drawn(np.ones(head.shape, np.bool_))
-    shown = drawn.means
+    shown = drawn.means.copy()
     shown[drawn.gaps] = spread(shown, ~drawn.gaps)[drawn.gaps]
     return unit(shown) * shown.any(axis=-1, keepdims=True)

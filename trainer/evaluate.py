@@ -163,9 +163,7 @@ def turned(case: Case, quarters: int) -> Case:
     """
     if not quarters % 4:
         return case
-    # In object space a turned layout leaves vectors alone.
-    picture = np.rot90(case.truth, quarters).copy()
-    truth = picture if case.space == "object" else quarter_turned(case.truth, quarters)
+    truth = quarter_turned(case.truth, quarters, case.space)
     valid, hole = (quarter_turned(field, quarters) for field in (case.valid, case.hole))
     return replace(case, truth=truth, valid=valid, hole=hole, mesh=None)
 

@@ -208,6 +208,12 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         tall, broad = hole.shape[0] * block * step, hole.shape[1] * block * step
     # Detail between the network's texels and the context's is seen on the context's grid alone.
     coarse = block * step > 1 and crop.detail
+    # The network, and who looks for the other half, know faces that are laid out upright.
+    quarters = layout_quarters(normals, valid & ~hole) if crop.space == "object" else 0
+    if quarters:
+        normals = quarter_turned(normals, -quarters, crop.space)
+        hole, valid = quarter_turned(hole, -quarters), quarter_turned(valid, -quarters)
+        twin = None if twin is None else quarter_turned(twin, -quarters, crop.space)
     field, scale, front = _shape(
         normals,
         hole,
@@ -220,7 +226,9 @@ def _predict(crop: Crop, engine: Engine) -> _Context:
         crop.pores,
         head,
     )
-    texels = tall / hole.shape[0]
+    if quarters:
+        field = quarter_turned(field, quarters, crop.space)
+    texels = tall / field.shape[0]
     coarseness = texels if coarse else max(1.0, texels / scale)
     return _Context(field, top, left, tall, broad, coarseness, coarse and twin is not None, front)
 
@@ -270,16 +278,6 @@ def _shape(
     remembered = _last.get(engine)
     if remembered is not None and remembered[0] == digest.digest():
         return remembered[1:]
-    quarters = layout_quarters(normals, valid & ~hole) if space == "object" else 0
-    if quarters:
-        # The network, and who looks for the other half, know faces that are laid out upright.
-        normals = np.rot90(normals, -quarters).copy()
-        hole, valid = (np.rot90(field, -quarters).copy() for field in (hole, valid))
-        twin = None if twin is None else np.rot90(twin, -quarters).copy()
-        field, scale, _ = _shape(normals, hole, valid, space, symmetry, engine, seed, twin, pores, None)
-        field = np.rot90(field, quarters).copy()
-        _last[engine] = (digest.digest(), field, scale, None)
-        return field, scale, None
     largest = card.working_size
     if space != "object" and _thin(hole):
         largest = int(_FINER * largest) // card.size_multiple * card.size_multiple

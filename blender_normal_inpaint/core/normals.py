@@ -105,15 +105,16 @@ def cross(first: FloatArray, second: FloatArray) -> FloatArray:
     return result
 
 
-def quarter_turned(field: NDArray[Any], quarters: int) -> NDArray[Any]:
-    """A map in camera space turned in the picture, counter-clockwise: nothing is interpolated.
+def quarter_turned(field: NDArray[Any], quarters: int, space: str = "camera") -> NDArray[Any]:
+    """A map turned in the picture, counter-clockwise: nothing is interpolated.
 
     Args:
         field: (h, w, 3) vectors, or (h, w) of anything that has no direction.
         quarters: of a turn; negative ones are clockwise.
+        space: of the vectors; in object space a turned layout leaves them alone.
     """
     result = np.rot90(field, quarters).copy()
-    if field.ndim == 3:
+    if field.ndim == 3 and space != "object":
         for _ in range(quarters % 4):
             x, y = result[..., 0].copy(), result[..., 1]
             result[..., 0], result[..., 1] = -y, x
