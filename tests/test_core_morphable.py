@@ -383,6 +383,61 @@ def test_where_the_other_half_ends_it_is_led_to_the_head(monkeypatch):
     assert ends[1] < 0.8 * ends[0], ends
 
 
+def test_half_an_eye_that_the_head_has_elsewhere_is_left_to_the_head(monkeypatch):
+    """Half of the other eye is seen, too far from where the head has it to be led there."""
+    truth, valid, head = drawn(0, 5, 0.0)
+    head = replace(head, doubt=0.01)
+    hole = eye_hidden(head, valid)
+    ((column, row),) = head.view.places(head.view.seen(np.array([[-3.2, 2.5, 8.0]], np.float32)))
+    other = bulged(truth, row, column, 20, (9, 0))
+    known = valid & ~hole & other.any(axis=-1)
+    known[:, : int(column)] = False
+    normals = np.where(known[..., None], other, np.float32(0))
+    picture = head.drawn(grow(hole, 12) & valid)
+    shown = picture.other_side(normals, known)
+    monkeypatch.setattr(drawing, "UNLIKE", 9.0)
+    whole = picture.other_side(normals, known)
+    ends = []
+    for one in (whole, shown):
+        there = hole & (one.trust > 0)
+        assert not one.normals[one.trust == 0].any()
+        end = there & grow(hole & ~there & picture.means.any(axis=-1), 2)
+        assert np.count_nonzero(end) > 40
+        ends.append(degrees(unit(one.normals), unit(picture.means))[end].max())
+    assert ends[0] > 30 and ends[1] < 20, ends
+    # Most stays, as it was.
+    left = shown.trust > 0
+    assert 0.7 < np.count_nonzero(left & hole) / np.count_nonzero((whole.trust > 0) & hole) < 1
+    assert np.array_equal(shown.normals[left], whole.normals[left])
+    # A head that is less sure is not asked.
+    monkeypatch.setattr(drawing, "UNLIKE", 0.1)
+    monkeypatch.setattr(drawing, "SURE", 0.0)
+    asked = []
+    monkeypatch.setattr(drawing, "label", lambda flags: asked.append(flags))
+    picture.other_side(normals, known)
+    assert not asked
+
+
+def test_what_the_head_has_fine_is_no_ghost_deep_in_a_hole():
+    """In doubt it counts little, for the network is right as often: but an ear at a fifth looks wrong."""
+    truth, valid, head = drawn(0, 4)
+    hole = disc(SIZE, SIZE, 120, 128, 45) & valid
+    deep, rim = disc(SIZE, SIZE, 120, 128, 30), hole & ~disc(SIZE, SIZE, 120, 128, 42)
+    picture = guess.drawn_around(hole, valid, replace(head, doubt=0.065))
+    assert picture is not None
+    shown = guess.shown_by_head(truth, hole, valid, picture)
+    assert shown is not None and shown.fine is not None
+    there = shown.there
+    inside, outside = deep[there], rim[there]
+    assert 0.1 < shown.weights[inside].mean() < 0.2
+    assert np.allclose(shown.fine[inside], guess.FAINT * shown.weights[inside])
+    assert np.array_equal(shown.fine[outside], shown.weights[outside])
+    sure = guess.drawn_around(hole, valid, replace(head, doubt=0.01))
+    assert sure is not None
+    shown = guess.shown_by_head(truth, hole, valid, sure)
+    assert shown is not None and shown.fine is None and shown.weights[inside].mean() > guess.PLAIN
+
+
 def test_the_other_half_comes_by_a_head_that_fits_and_by_the_relief_otherwise(monkeypatch):
     truth, valid, head = drawn(0, 9)
     hole = one_half(head, valid)

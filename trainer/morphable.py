@@ -28,7 +28,7 @@ POSITIONS = 0.05
 
 #: Views from which a triangle must be seen to be kept, of how many; the limits of their turn and nod, and how
 #: wide they are, in centimetres, and fine.
-SEEN, VIEWS, TURN, NOD, FRAME, TEXELS = 2, 40, 1.2, 0.6, 40.0, 480
+SEEN, VIEWS, TURN, NOD, FRAME, TEXELS = 2, 40, 1.2, 0.6, 40.0, 1920
 
 #: Openings of the surface that reach less far from their middle, in centimetres, are closed: triangles
 #: smaller than a texel are seldom seen, at a pupil, in an eye's corner, between lips, and what lies behind

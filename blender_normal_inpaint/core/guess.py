@@ -83,6 +83,12 @@ COARSE, FINER, DEEP = 3 / 64, 1.5, (1 / 64, 3 / 64)
 #: below the scans' holes gain up to a tenth on heads counting in full up to 0.025.
 FITS, HALF = 0.08, 0.055
 
+#: Deep inside, what it has finer than `COARSE` counts so many times as much, but no more than that for it: an
+#: ear that counts for a fifth, where the network knows of none, is the ghost of one. Measured with large
+#: holes: errors rise by less than 0.5 per cent, of heads changed by 0.1 cm by 2; all of it that fine in full,
+#: the mean of scans is 8 per cent worse.
+FAINT, PLAIN = 3.0, 0.6
+
 #: How deep, as a share of the map's longer side, it counts half of that; at six times this it counts six
 #: sevenths of it, and no more deeper in.
 HEAD_FADE = 0.0055
@@ -289,9 +295,7 @@ def shown_by_twin(
     wide *= max(hole.shape)
     if wide > 1:
         weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
-    first, last = (share * max(hole.shape) for share in DEEP)
-    deep = rise(_depth(there, int(np.ceil(last)))[there], first, last)
-    fine = np.minimum(weights * (1 + FINER * deep * (1 - weights)), 1)
+    fine = np.minimum(weights * (1 + FINER * _deep(there) * (1 - weights)), 1)
     return Shown(there, image[there] + _closing(apart, there, beside, REACH / scale), weights, fine)
 
 
@@ -332,7 +336,18 @@ def shown_by_head(
     vectors = image[there] + _closing(apart, there, beside, REACH / scale)
     whole = np.zeros(hole.shape, np.bool_)
     whole[box] = there
-    return Shown(whole, vectors, weights)
+    fine = np.maximum(weights, _deep(whole) * np.minimum(FAINT * weights, PLAIN))
+    return Shown(whole, vectors, weights, fine if (fine > weights).any() else None)
+
+
+def _deep(there: BoolArray) -> FloatArray:
+    """How deep in what is shown texels lie, from 0 to 1, see `DEEP`: float32 (n,), in reading order.
+
+    Args:
+        there: bool (h, w), where anything is shown of a map.
+    """
+    first, last = (share * max(there.shape) for share in DEEP)
+    return rise(_depth(there, int(np.ceil(last)))[there], first, last)
 
 
 def _edges(image: FloatArray, seen: BoolArray, there: BoolArray, side: int) -> FloatArray:

@@ -17,6 +17,7 @@ from .harmonic import extend, grow
 from .normals import cross, unit
 from .planes import enlarge, margin
 from .raster import IntArray, rasterize
+from .regions import label
 from .resample import box_around, evened, framed, rise, sampled
 
 #: A head in so much doubt tells nothing.
@@ -43,6 +44,10 @@ SAMPLES, SAME = 2, 1.5
 #: own goes on there: else lids meet with a step. How doubtful such a head may be. All of it led there, scans
 #: are 2 to 5 per cent worse; so far from its end no set of heads by more than one.
 LED, SURE = 16, 0.03
+
+#: Tips so far apart, squared, are unlike there; and so many texels around them go with them. Seen: 0.002 in
+#: the mean, 0.02 in 90 of 100 texels; lids and lips that do not meet, 0.2 to 2.
+UNLIKE, JOINED = 0.1, 2
 
 
 @dataclass(frozen=True)
@@ -383,9 +388,34 @@ class Drawn:
             even = evened(trust, self.wanted, max(1, round(max(shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
         result = OtherSide(layers[..., :3], trust, layers[..., 3:])
-        hole = self.wanted & ~known
-        aim = normals * known[..., None] + self._led(hole, result.trust > 0)
-        return head.bridged(result.bent(aim, hole), normals, known, self.wanted)
+        hole, aim = self.wanted & ~known, normals * known[..., None]
+        if head.doubt < SURE:
+            aim += self._led(hole, result.trust > 0)
+        result = head.bridged(result.bent(aim, hole), normals, known, self.wanted)
+        return self._kept(result, hole) if head.doubt < SURE else result
+
+    def _kept(self, other: OtherSide, hole: BoolArray) -> OtherSide:
+        """What the other half shows, less what the head has otherwise where that ends in a hole.
+
+        Part of a mouth that the head has elsewhere would be there twice, and half of an eye meet half of
+        another. What is connected with the end and unlike goes as a whole; elsewhere, where it ends, both are
+        alike.
+
+        Args:
+            other: what it shows.
+            hole: bool (h, w).
+        """
+        there = np.asarray(other.trust > 0)
+        beyond = _beyond(hole, there)
+        if not beyond.any():
+            return other
+        shared = hole & there & self.means.any(axis=-1)
+        apart = unit(other.normals[shared]) - unit(self.means[shared])
+        unlike = np.zeros(hole.shape, np.bool_)
+        unlike[shared] = np.einsum("px,px->p", apart, apart) > UNLIKE
+        parts, _ = label(grow(unlike, JOINED) & shared)
+        kept = ~np.isin(parts, np.setdiff1d(parts[grow(beyond)], 0))
+        return OtherSide(other.normals * kept[..., None], other.trust * kept, other.places)
 
     def _led(self, hole: BoolArray, there: BoolArray) -> FloatArray:
         """Where the head has what the other half shows near its end: float32 (h, w, 3), unit, zero elsewhere.
@@ -395,9 +425,7 @@ class Drawn:
             there: bool (h, w), where the other half shows anything.
         """
         result = np.zeros((*hole.shape, 3), np.float32)
-        if self.head.doubt >= SURE:
-            return result
-        beyond = hole & ~there & ~gaps_in(there, max(hole.shape))
+        beyond = _beyond(hole, there)
         if not beyond.any():
             return result
         near = grow(beyond & self.means.any(axis=-1), LED) & hole & there
@@ -447,6 +475,11 @@ class OtherSide:
         result.normals[box], result.places[box] = layers[..., :3], layers[..., 3:6]
         result.trust[box] = layers[..., 6]
         return result
+
+
+def _beyond(hole: BoolArray, there: BoolArray) -> BoolArray:
+    """Texels of a hole where the other half, which is there elsewhere, shows nothing, small gaps left out."""
+    return hole & ~there & ~gaps_in(there, max(hole.shape))
 
 
 def gaps_in(there: BoolArray, side: int) -> BoolArray:
