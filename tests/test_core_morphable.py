@@ -51,6 +51,8 @@ def drawn(number, seed, yaw=0.1, pitch=0.05, nearness=0.012, size=SIZE, width=27
 
 
 def test_without_a_blas_the_same_head_is_found(monkeypatch):
+    # Whether a step is the last one hangs by a threshold, and so, now and then, by rounding.
+    monkeypatch.setattr(module, "GAIN", -1.0)
     apart, off = [], []
     for seed in (2, 4, 5):
         truth, valid, head = drawn(0, seed)
@@ -63,10 +65,9 @@ def test_without_a_blas_the_same_head_is_found(monkeypatch):
             shown.append(map_of(found))
         apart.append(degrees(*shown)[valid].mean())
         off.append([degrees(one, truth)[valid].mean() for one in shown])
-    assert max(apart) > 0 and np.median(apart) < 0.1
-    # Whether a step is the last one hangs by a threshold, and so, now and then, by rounding.
+    assert 0 < max(apart) < 0.1, apart
     with_it, without = np.transpose(off)
-    assert np.allclose(with_it, without, rtol=0.1)
+    assert np.allclose(with_it, without, rtol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -135,22 +136,30 @@ class Upright(FakeEngine):
         return np.moveaxis(unit(np.moveaxis(batch[:, GUESS:], 1, -1) + down), -1, 1)
 
 
+def flat_in(normals, hole):
+    return np.where(hole[..., None], np.array([0, 0, 1], np.float32), normals)
+
+
 @pytest.mark.parametrize("quarters", [1, 2])
 def test_the_network_sees_a_head_upright(quarters, monkeypatch):
     truth, valid, head = drawn(0, 4)
     hole = eye_hidden(head, valid, 80)
     monkeypatch.setattr(fill, "shown_by_head", lambda *_: None)
+    # A guess of large holes depends on which way up they are, by some degrees: a flat one does not.
+    monkeypatch.setattr(
+        fill, "first_guess", lambda normals, hole, *_, **__: (flat_in(normals, hole), hole & False)
+    )
 
     def filled(turn):
         normals, inside, there = (quarter_turned(field, turn) for field in (truth, hole, valid))
-        crop = Crop(normals=normals, hole=inside, valid=there, space="camera", symmetry=False)
+        crop = Crop(normals=normals, hole=inside, valid=there, space="camera", symmetry=False, detail=False)
         return quarter_turned(fill.fill_crop(crop, Upright()), -turn)
 
     upright = filled(0)
     off = degrees(filled(quarters), upright)[hole].mean()
     # Or else it would not know it.
     monkeypatch.setattr(drawing.Head, "quarters", 0)
-    assert off < 0.4 * degrees(filled(quarters), upright)[hole].mean(), off
+    assert off < 0.1 * degrees(filled(quarters), upright)[hole].mean(), off
 
 
 def test_the_answer_in_a_hole_becomes_the_hidden_eye():
@@ -518,7 +527,7 @@ def test_a_lighter_head_is_the_same_head():
 
 def test_edges_of_a_small_picture_are_straight_when_it_is_enlarged():
     """A head that looks aside, a nose's edge before a cheek: nearer to the same head drawn large."""
-    _, _, head = drawn(0, 1, 0.6, 0.0, size=96)
+    _, _, head = drawn(0, 8, 0.6, 0.0, size=96)
     large = map_of(drawing.Head(head.family, head.view.on_grid(8), (768, 768), 0.0))
     small = head.drawn(np.ones((96, 96), np.bool_)).means
     middles = np.zeros((96 * 96, 3), np.float32)
