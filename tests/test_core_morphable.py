@@ -419,12 +419,30 @@ def test_half_an_eye_that_the_head_has_elsewhere_is_left_to_the_head(monkeypatch
     assert 0.7 < np.count_nonzero(left & hole) / np.count_nonzero((whole.trust > 0) & hole) < 1
     assert np.array_equal(shown.normals[left], whole.normals[left])
     # A head that is less sure is not asked.
-    monkeypatch.setattr(drawing, "UNLIKE", 0.1)
+    monkeypatch.undo()
     monkeypatch.setattr(drawing, "SURE", 0.0)
     asked = []
     monkeypatch.setattr(drawing, "label", lambda flags: asked.append(flags))
     picture.other_side(normals, known)
     assert not asked
+
+
+def test_a_brow_that_the_head_has_not_is_kept(monkeypatch):
+    """Hairs and pores are far from what a head has, and no other shape."""
+    truth, valid, head = drawn(0, 5, 0.0)
+    head = replace(head, doubt=0.01)
+    hole = eye_hidden(head, valid)
+    column = round(float(head.view.places(head.view.seen(np.array([[-3.2, 2.5, 8.0]], np.float32)))[0, 0]))
+    hairs = truth + 0.5 * np.sin(2 * np.pi * np.mgrid[:SIZE, :SIZE][0] / 3)[..., None] * (0, 1, 0)
+    normals = unit(hairs.astype(np.float32)) * valid[..., None]
+    known = valid & ~hole
+    known[:, :column] = False
+    picture = head.drawn(grow(hole, 12) & valid)
+    counts = []
+    for sure in (0.0, drawing.SURE):
+        monkeypatch.setattr(drawing, "SURE", sure)
+        counts.append(np.count_nonzero(picture.other_side(normals * known[..., None], known).trust))
+    assert counts[1] > 0.97 * counts[0] > 500, counts
 
 
 def test_what_the_head_has_fine_is_no_ghost_deep_in_a_hole():
