@@ -407,7 +407,9 @@ class Drawn:
             hole: bool (h, w).
         """
         there = np.asarray(other.trust > 0)
-        beyond, shared = _beyond(hole, there), hole & there & self.means.any(axis=-1)
+        beyond = _beyond(hole, there)
+        # In its own gaps a head has nothing, only what goes on there.
+        shared = hole & there & self.means.any(axis=-1) & ~self.gaps
         if not beyond.any() or not shared.any():
             return other
         box = box_around(shared, 0)
