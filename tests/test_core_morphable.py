@@ -136,19 +136,17 @@ class Upright(FakeEngine):
         return np.moveaxis(unit(np.moveaxis(batch[:, GUESS:], 1, -1) + down), -1, 1)
 
 
-def flat_in(normals, hole):
-    return np.where(hole[..., None], np.array([0, 0, 1], np.float32), normals)
-
-
 @pytest.mark.parametrize("quarters", [1, 2])
 def test_the_network_sees_a_head_upright(quarters, monkeypatch):
     truth, valid, head = drawn(0, 4)
     hole = eye_hidden(head, valid, 80)
     monkeypatch.setattr(fill, "shown_by_head", lambda *_: None)
-    # A guess of large holes depends on which way up they are, by some degrees: a flat one does not.
-    monkeypatch.setattr(
-        fill, "first_guess", lambda normals, hole, *_, **__: (flat_in(normals, hole), hole & False)
-    )
+
+    def flat(normals, hole, *_, **__):
+        """A guess that is the same whichever way up a hole is: of large ones another differs by degrees."""
+        return np.where(hole[..., None], np.array([0, 0, 1], np.float32), normals), np.zeros_like(hole)
+
+    monkeypatch.setattr(fill, "first_guess", flat)
 
     def filled(turn):
         normals, inside, there = (quarter_turned(field, turn) for field in (truth, hole, valid))
@@ -371,19 +369,29 @@ def test_what_the_other_half_shows_is_bent_to_lie_over_what_is_known(monkeypatch
     assert errors[1] < 0.9 * errors[0], errors
 
 
-def test_where_the_other_half_ends_it_is_led_to_the_head(monkeypatch):
-    """Half of the other eye is seen, and lies lower than the head has it: their lids meet none the less."""
+def half_an_eye(by):
+    """A head of which an eye is hidden, and half of the other one, which is moved by some rows and columns.
+
+    Returns:
+        The head; bool (h, w), the eye and what is around it, and the eye; the map's normals; and bool (h, w),
+        where they are known.
+    """
     truth, valid, head = drawn(0, 5, 0.0)
-    head = replace(head, doubt=0.01)
     hole = eye_hidden(head, valid)
     ((column, row),) = head.view.places(head.view.seen(np.array([[-3.2, 2.5, 8.0]], np.float32)))
-    other = bulged(truth, row, column, 20, (3, 0))
-    known = valid & ~hole & other.any(axis=-1)
+    normals = bulged(truth, row, column, 20, by)
+    known = valid & ~hole & normals.any(axis=-1)
     known[:, : int(column)] = False
+    return replace(head, doubt=0.01), grow(hole, 12) & valid, hole, normals, known
+
+
+def test_where_the_other_half_ends_it_is_led_to_the_head(monkeypatch):
+    """Half of the other eye is seen, and lies lower than the head has it: their lids meet none the less."""
+    head, around, hole, other, known = half_an_eye((3, 0))
     ends = []
     for sure in (0.0, drawing.SURE):
         monkeypatch.setattr(drawing, "SURE", sure)
-        picture = head.drawn(grow(hole, 12) & valid)
+        picture = head.drawn(around)
         shown = picture.other_side(np.where(known[..., None], other, np.float32(0)), known)
         there = hole & (shown.trust > 0)
         end = there & grow(hole & ~there & picture.means.any(axis=-1), 8)
@@ -394,15 +402,9 @@ def test_where_the_other_half_ends_it_is_led_to_the_head(monkeypatch):
 
 def test_half_an_eye_that_the_head_has_elsewhere_is_left_to_the_head(monkeypatch):
     """Half of the other eye is seen, too far from where the head has it to be led there."""
-    truth, valid, head = drawn(0, 5, 0.0)
-    head = replace(head, doubt=0.01)
-    hole = eye_hidden(head, valid)
-    ((column, row),) = head.view.places(head.view.seen(np.array([[-3.2, 2.5, 8.0]], np.float32)))
-    other = bulged(truth, row, column, 20, (9, 0))
-    known = valid & ~hole & other.any(axis=-1)
-    known[:, : int(column)] = False
+    head, around, hole, other, known = half_an_eye((9, 0))
     normals = np.where(known[..., None], other, np.float32(0))
-    picture = head.drawn(grow(hole, 12) & valid)
+    picture = head.drawn(around)
     shown = picture.other_side(normals, known)
     monkeypatch.setattr(drawing, "UNLIKE", 9.0)
     whole = picture.other_side(normals, known)
@@ -429,19 +431,14 @@ def test_half_an_eye_that_the_head_has_elsewhere_is_left_to_the_head(monkeypatch
 
 def test_a_brow_that_the_head_has_not_is_kept(monkeypatch):
     """Hairs and pores are far from what a head has, and no other shape."""
-    truth, valid, head = drawn(0, 5, 0.0)
-    head = replace(head, doubt=0.01)
-    hole = eye_hidden(head, valid)
-    column = round(float(head.view.places(head.view.seen(np.array([[-3.2, 2.5, 8.0]], np.float32)))[0, 0]))
-    hairs = truth + 0.5 * np.sin(2 * np.pi * np.mgrid[:SIZE, :SIZE][0] / 3)[..., None] * (0, 1, 0)
-    normals = unit(hairs.astype(np.float32)) * valid[..., None]
-    known = valid & ~hole
-    known[:, :column] = False
-    picture = head.drawn(grow(hole, 12) & valid)
+    head, around, _, other, known = half_an_eye((0, 0))
+    hairs = other + 0.5 * np.sin(2 * np.pi * np.mgrid[:SIZE, :SIZE][0] / 3)[..., None] * (0, 1, 0)
+    normals = unit(hairs.astype(np.float32)) * known[..., None]
+    picture = head.drawn(around)
     counts = []
     for sure in (0.0, drawing.SURE):
         monkeypatch.setattr(drawing, "SURE", sure)
-        counts.append(np.count_nonzero(picture.other_side(normals * known[..., None], known).trust))
+        counts.append(np.count_nonzero(picture.other_side(normals, known).trust))
     assert counts[1] > 0.97 * counts[0] > 500, counts
 
 

@@ -389,11 +389,11 @@ class Drawn:
             even = evened(trust, self.wanted, max(1, round(max(shape) / EVEN)))
             trust = np.clip(even, 0, 1) * (trust > 0)
         result = OtherSide(layers[..., :3], trust, layers[..., 3:])
-        hole, aim = self.wanted & ~known, normals * known[..., None]
-        if head.doubt < SURE:
+        hole, aim, sure = self.wanted & ~known, normals * known[..., None], head.doubt < SURE
+        if sure:
             aim += self._led(hole, result.trust > 0)
         result = head.bridged(result.bent(aim, hole), normals, known, self.wanted)
-        return self._kept(result, hole) if head.doubt < SURE else result
+        return self._kept(result, hole) if sure else result
 
     def _kept(self, other: OtherSide, hole: BoolArray) -> OtherSide:
         """What the other half shows, less what the head has otherwise where that ends in a hole.
