@@ -140,7 +140,12 @@ def test_modes_are_read_as_they_were_found(tmp_path: Path) -> None:
     family = morphable.Family(points[order], modes, place[triangles], parents, np.zeros(4, np.float32))
     path = morphable.write({"eggs": family}, tmp_path, Settings(), [], "1", "none")
     (read,) = core.families(path)
-    assert np.array_equal(np.moveaxis(family.modes, 0, -1) * np.float32(morphable.STEP), read.modes)
+    assert np.array_equal(np.moveaxis(family.modes, 0, -1), read.modes) and read.step == pytest.approx(
+        morphable.STEP
+    )
+    weights = np.array([0.5, -2.0, 1.0])
+    moved = np.einsum("k,knx->nx", weights * morphable.STEP, family.modes[:3].astype(np.float64))
+    assert np.allclose(read.shape(weights), family.mean + moved, atol=1e-3)
     assert np.array_equal(read.mean, family.mean) and np.array_equal(read.triangles, family.triangles)
 
 
@@ -161,9 +166,8 @@ def test_the_command_writes_a_model_that_the_extension_reads(
     path = tmp_path / "one" / "head_shapes.npz"
     assert card["file"]["bytes"] == path.stat().st_size
     (family,) = core.families(path)
-    assert family.modes.shape == (len(family.mean), 3, 5) and family.modes.dtype == np.float32
-    whole = family.modes / np.float32(morphable.STEP)
-    assert np.abs(whole - np.rint(whole)).max() < 1e-2 and np.abs(whole).max() > 300
+    assert family.modes.shape == (len(family.mean), 3, 5) and family.modes.dtype == np.int16
+    assert np.abs(family.modes).max() > 300 and family.step == pytest.approx(morphable.STEP)
     normals = family.mean_normals
     assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-4)
     # The tip of the nose looks ahead.

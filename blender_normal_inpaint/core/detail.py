@@ -82,22 +82,23 @@ def add_detail(
             raise Cancelled()
         progress(fraction, "Adding skin detail")
 
-    out = base.copy()
     area = hole & valid
     if not area.any():
-        return out
+        return base.copy()
     tell(0.0)
     scene = split(base, normals, area, valid & ~hole, space, max(float(scale), 1.0), tell)
     if scene is None:
-        return out
+        return base.copy()
     tell(0.4)
     other = None if twin is None else twin_of(scene, np.asarray(twin, np.float32), pores, twin_base)
+    del twin, twin_base  # of a large map as much memory as the result takes
     rough = roughness(scene, CELL)
     mark_features(scene, rough)
     creases = taken_out(scene) if scene.folded else None
     if creases is not None and other is not None:
         lead(creases, scene, other)
     quilted = quilt(scene, rng, tell)
+    out = base.copy()
     if not quilted and other is None:
         return out
     _combine(scene, Matched(scene, factors(scene, rough, creases)), creases, other, out)

@@ -495,7 +495,7 @@ def fill_crop(
             progress=detail_progress,
             cancel=cancel,
         )
-        np.copyto(result, unit(detailed), where=hole[..., None])
+        result[hole] = unit(detailed[hole])
         _stop_if(cancel)
     progress(1.0, "Filled")
     return result

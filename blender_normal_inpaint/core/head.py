@@ -20,6 +20,9 @@ from .raster import IntArray, rasterize
 from .regions import label
 from .resample import box_around, evened, framed, rise, sampled
 
+#: So many numbers of a head's shape are worked out at once: more than a processor's cache holds take longer.
+PART = 512
+
 #: A head in so much doubt tells nothing.
 USELESS = 0.25
 
@@ -57,14 +60,17 @@ class Family:
 
     Attributes:
         mean: float32 (n, 3), x to the head's left, y up, z out of the face, in centimetres.
-        modes: float32 (n, 3, k), displacements for one standard deviation; their weights are independent.
+        modes: (n, 3, k), displacements for one standard deviation; their weights are independent. float32, in
+            centimetres; or as they are stored, int16, half the memory, in units of `step`.
+        step: in centimetres.
         triangles: int32 (m, 3), vertex indices, counter-clockwise seen from outside.
         lids: float32 (k,), by how much the weights of heads with their eyes closed differ from those of heads
             with open eyes, on average; zero if that is not told.
     """
 
     mean: FloatArray
-    modes: FloatArray
+    modes: NDArray[np.int16] | FloatArray
+    step: float
     triangles: IntArray
     lids: FloatArray
 
@@ -91,8 +97,9 @@ class Family:
         other = partner[kept]
         triangles = number[self.triangles].astype(np.int32)
         triangles = triangles[(triangles != np.roll(triangles, 1, axis=1)).all(axis=1)]
-        mean, modes = ((part[kept] + part[other]) * np.float32(0.5) for part in (self.mean, self.modes))
-        return Family(mean, modes, triangles, self.lids)
+        mean = (self.mean[kept] + self.mean[other]) * np.float32(0.5)
+        modes = (self.moves(kept) + self.moves(other)) * np.float32(0.5)
+        return Family(mean, modes, 1.0, triangles, self.lids)
 
     @functools.cached_property
     def _corners(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -103,9 +110,20 @@ class Family:
 
     def shape(self, weights: NDArray[np.float64]) -> FloatArray:
         """The vertices (n, 3) for weights (j,) of the first modes."""
-        moved = self.modes.reshape(self.mean.size, -1)[:, : weights.size] @ weights.astype(np.float32)
+        by = weights.astype(np.float32)
+        modes = self.modes.reshape(self.mean.size, -1)[:, : by.size]
+        moved = np.concatenate(
+            [self._in_centimetres(modes[i : i + PART]) @ by for i in range(0, len(modes), PART)]
+        )
         result: FloatArray = self.mean + moved.reshape(self.mean.shape)
         return result
+
+    def moves(self, vertices: NDArray[np.intp], count: int | None = None) -> FloatArray:
+        """By how much modes move vertices, (p, 3, k), in centimetres; the first ones alone if counted."""
+        return self._in_centimetres(self.modes[..., :count].take(vertices, 0))
+
+    def _in_centimetres(self, modes: NDArray[np.int16] | FloatArray) -> FloatArray:
+        return modes if modes.dtype == np.float32 else modes * np.float32(self.step)
 
     @functools.cached_property
     def mean_normals(self) -> FloatArray:

@@ -130,8 +130,8 @@ def families(path: Path) -> tuple[Family, ...]:
             modes = _summed(data[f"steps{number}"], data[f"parents{number}"].astype(np.intp))
             if mean.shape != modes.shape[:2] or triangles.max() >= len(mean):
                 raise ValueError(f"{mean.shape} and {modes.shape}")
-            step = np.float32(data[f"unit{number}"])
-            result.append(Family(mean, modes * step, triangles, data[f"lids{number}"]))
+            step = float(data[f"unit{number}"])
+            result.append(Family(mean, modes, step, triangles, data[f"lids{number}"]))
     return tuple(result)
 
 
@@ -602,7 +602,7 @@ def _changes(
         bend = (unity - normals[:, :, None] * normals[:, None]) @ turn / np.maximum(area, 1e-9)[:, None, None]
         bends = bend @ _crossing(-across), bend @ _crossing(along)
         by_corner = np.stack([-bends[0] - bends[1], *bends], axis=2) - weights[:, None, :, None] * carry
-        moves = family.modes[..., :count].take(corners.reshape(-1), 0).reshape(used.size, 9, count)
+        moves = family.moves(corners.reshape(-1), count).reshape(used.size, 9, count)
         np.einsum("pij,pjk->pik", by_corner.reshape(used.size, 3, 9), moves, out=result[..., 7:])
     return result
 
