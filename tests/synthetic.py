@@ -177,9 +177,10 @@ def moved(predicted, shown):
 def map_of(head):
     """The map in camera space that shows nothing but a head of the morphable model, zero where it is not.
 
-    In its small gaps it is what is around them.
+    In its small gaps it is what is around them, and nothing in wide ones.
     """
     drawn = head.drawn(np.ones(head.shape, np.bool_))
     shown = drawn.means.copy()
     shown[drawn.gaps] = spread(shown, ~drawn.gaps)[drawn.gaps]
+    shown[drawn.opened] = 0
     return unit(shown) * shown.any(axis=-1, keepdims=True)

@@ -619,6 +619,45 @@ def test_what_lies_behind_goes_on_in_a_gap():
         assert lengths[lengths > 0].min() > 0.4 and np.isfinite(shown).all() and lengths.max() < 1 + 1e-5
 
 
+@pytest.mark.parametrize("pitch", [0.0, -0.3])
+def test_an_open_mouth_has_a_rim_and_a_floor(pitch):
+    """A hole in a cheek, as wide as an open mouth. Part of what is seen through it is the head's throat."""
+    _, _, whole = drawn(0, 4, 0.0, pitch)
+    mean, family = whole.family.mean, whole.family
+    middle = mean[np.argmin(np.abs(mean - (4.0, -2.5, mean[:, 2].max() - 4)).sum(axis=1))]
+    distance = np.linalg.norm(mean[family.triangles].mean(axis=1) - middle, axis=1)
+    # Half of the hole has a patch far behind it.
+    patch = middle + np.array([[0, -3, -9], [3, -3, -9], [0, 3, -9], [3, 3, -9]], np.float32)
+    torn = replace(
+        family,
+        mean=np.concatenate([mean, patch]).astype(np.float32),
+        modes=np.concatenate([family.modes, np.zeros((4, *family.modes.shape[1:]), np.int16)]),
+        triangles=np.concatenate(
+            [family.triangles[distance > 1.5], len(mean) + np.array([[0, 1, 2], [1, 3, 2]])]
+        ),
+    )
+    head = replace(whole, family=torn)
+    everywhere = np.ones(head.shape, np.bool_)
+    before, after = whole.drawn(everywhere), head.drawn(everywhere)
+    opened = after.opened & ~before.opened
+    # As large as the hole, throat and all, and nothing else: 1.5 cm are 14 texels.
+    assert 300 < np.count_nonzero(opened) < 800, np.count_nonzero(opened)
+    throat = np.zeros(head.shape, np.bool_)
+    throat.reshape(-1)[head._picture.texels] = True
+    assert 0.2 < throat[opened].mean() < 0.8
+    assert after.gaps[opened].all()
+    floor = after.means[opened & ~grow(~opened)]
+    assert degrees(floor, floor[0]).max() < 1e-3 and abs(np.linalg.norm(floor[0]) - 1) < 1e-5
+    # It looks as what is around it does, on average, and that is as it was.
+    around = grow(opened, 6) & ~grow(opened, 2)
+    assert degrees(floor[0], unit(before.means[around].mean(axis=0))) < 12
+    assert degrees(after.means, before.means)[around].mean() < 1
+    # One that a hole hides in part is as wide, one at the head's edge is none.
+    half = np.zeros(head.shape, np.bool_)
+    half[:, : int(np.flatnonzero(opened.any(axis=0)).mean())] = True
+    assert np.array_equal(head.drawn(half).opened, after.opened & half)
+
+
 def test_the_other_half_is_looked_up_in_a_gap_as_well():
     """What is around a gap tells where the map has what is in it; a large one stays."""
     _, _, head = drawn(0, 2)

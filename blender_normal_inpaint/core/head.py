@@ -35,6 +35,9 @@ FACING, BEHIND, EVEN = (0.15, 0.55), (0.4, 1.2), 64
 #: else less and less of an eye counts towards its pupil.
 GAP = 0.008
 
+#: Wider ones that the head has all around are looked for on a grid of so many texels along the longer side.
+OPENING = 128
+
 #: In a gap counts less and less of what is around it that lies so many centimetres before the rest: around
 #: nostrils one lies 0.5 to 1.3 before the other, behind ears 3. What lies farther behind is a throat.
 HIDDEN, ABYSS = 0.4, 4.0
@@ -44,9 +47,9 @@ HIDDEN, ABYSS = 0.4, 4.0
 SAMPLES, SAME = 2, 1.5
 
 #: So many texels from where it ends in a hole what the other half shows is led to where a head has it, whose
-#: own goes on there: else lids meet with a step. How doubtful such a head may be: from 0.03 on, errors are the
-#: same within 1.5 per cent, and an eye put together of two halves has a step. All of it led there, scans are
-#: 2 to 5 per cent worse; so far from its end no set of heads by more than one.
+#: own goes on there: else lids meet with a step. How doubtful such a head may be: with 0.03 errors are the
+#: same within 1.5 per cent, and an eye of two halves has a step. All of it led there, scans are 2 to 5 per
+#: cent worse; so far from its end no set of heads by more than one.
 LED, SURE = 16, 0.06
 
 #: Tips so far apart, squared, are unlike there, evened over that share of the longer side (standard
@@ -124,7 +127,7 @@ class Family:
         return self._in_centimetres(self.modes[..., :count].take(vertices, 0))
 
     def _in_centimetres(self, modes: NDArray[np.int16] | FloatArray) -> FloatArray:
-        return modes if modes.dtype == np.float32 else modes * np.float32(self.step)
+        return np.asarray(modes if modes.dtype == np.float32 else modes * np.float32(self.step), np.float32)
 
     @functools.cached_property
     def mean_normals(self) -> FloatArray:
@@ -266,6 +269,34 @@ class Head:
         )
         return Picture(self.family, view, wanted.shape, wanted)
 
+    @functools.cached_property
+    def openings(self) -> FloatArray:
+        """Gaps in the picture that it has all around, an open mouth, with a texel or two beside them.
+
+        float32 (h, w): how near, in centimetres, what belongs to their rims is at least, for what lies behind
+        that is seen through them; -inf elsewhere.
+        """
+        block = -(-max(self.shape) // OPENING)
+        shape = -(-self.shape[0] // block), -(-self.shape[1] // block)
+        texels, near = replace(self, view=self.view.on_grid(1 / block), shape=shape).depth()
+        depth = np.full(shape, -np.inf, np.float32)
+        depth.reshape(-1)[texels] = near
+        result, bare = np.full(shape, -np.inf, np.float32), np.isinf(depth)
+        parts, count = label(bare)
+        rim = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+        for number in np.setdiff1d(np.arange(1, count + 1), rim):
+            inside = parts == number
+            while True:
+                around = grow(inside) & ~inside
+                farthest = depth[around].max() - ABYSS
+                more = around & (depth < farthest)
+                if not more.any():
+                    break
+                inside |= more
+            result[grow(inside)] = farthest
+        wide: FloatArray = result.repeat(block, 0).repeat(block, 1)[: self.shape[0], : self.shape[1]]
+        return wide
+
     def depth(self) -> tuple[NDArray[np.intp], FloatArray]:
         """The map's texels that show the head, (p,), and how near it is there, float32 (p,), centimetres."""
         return self._picture.texels, self.view.seen(self._points(self._picture))[:, 2]
@@ -337,23 +368,53 @@ class Drawn:
         unit vectors only then, edges are straight; else they have steps. In a small gap of the head what is
         around it goes on, and of that what lies behind the rest, as in a nostril.
         """
-        shape, size, share = self.wanted.shape, self.wanted.size, self._share
-        depth = self.head.view.seen(self.points)[:, 2]
-        sums = np.stack([np.bincount(self.texels, axis, size) for axis in (*self.normals.T, depth)], axis=-1)
-        mean = sums.reshape(*shape, 4) / np.maximum(share * self.samples**2, 1)[..., None]
-        layers = np.asarray(mean * (share >= 0.5)[..., None], np.float32)
-        result: FloatArray = layers[..., :3].copy()
+        share, layers = self._share, self._layers
+        result: FloatArray = layers[..., :3] * (share >= 0.5)[..., None]
         around = grow(self.gaps) & self.wanted
+        wide = around & grow(self.opened)
+        around &= ~wide
         if around.any():
             filled, front = _hidden(layers, share == 1, around)
             part = (share[around] * (layers[around, 3] > front - ABYSS))[:, None]
-            result[around] = part * result[around] + (1 - part) * filled
+            result[around] = part * layers[around, :3] + (1 - part) * filled
+        parts, count = label(wide)
+        for number in range(1, count + 1):
+            inside = parts == number
+            part = (share * self._near)[inside][:, None]
+            floor = unit(layers[grow(inside) & self._near & (share == 1), :3].sum(axis=0))
+            result[inside] = part * layers[inside, :3] + (1 - part) * floor
         return result
 
     @functools.cached_property
     def gaps(self) -> BoolArray:
-        """Small gaps of the head, see `gaps_in`: bool (h, w)."""
+        """Gaps of the head, small ones (see `gaps_in`) and `opened` ones: bool (h, w)."""
+        return self._small | self.opened
+
+    @functools.cached_property
+    def opened(self) -> BoolArray:
+        """Wider gaps that the head has all around, see `Head.openings`: bool (h, w)."""
+        bare = ((self._share < 0.5) | ~self._near) & (self.head.openings > -np.inf) & self.wanted
+        parts, _ = label(bare)
+        return np.isin(parts, np.setdiff1d(parts[~self._small], 0))
+
+    @functools.cached_property
+    def _small(self) -> BoolArray:
         return gaps_in(self._share >= 0.5, max(self.wanted.shape)) & self.wanted
+
+    @functools.cached_property
+    def _near(self) -> BoolArray:
+        """Whether a texel shows what belongs to wide gaps' rims, not what is seen through: bool (h, w)."""
+        return self._layers[..., 3] >= self.head.openings
+
+    @functools.cached_property
+    def _layers(self) -> FloatArray:
+        """The mean of what a texel shows of the head: normals, and depth: float32 (h, w, 4)."""
+        shape, size, share = self.wanted.shape, self.wanted.size, self._share
+        depth = self.head.view.seen(self.points)[:, 2]
+        sums = np.stack([np.bincount(self.texels, axis, size) for axis in (*self.normals.T, depth)], axis=-1)
+        return (sums.reshape(*shape, 4) / np.maximum(share * self.samples**2, 1)[..., None]).astype(
+            np.float32
+        )
 
     @functools.cached_property
     def _share(self) -> FloatArray:
