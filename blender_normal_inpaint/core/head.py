@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ class Family:
         result: FloatArray = self.mean + moved.reshape(self.mean.shape)
         return result
 
-    def moves(self, vertices: NDArray[np.intp], count: int | None = None) -> FloatArray:
+    def moves(self, vertices: NDArray[np.integer[Any]], count: int | None = None) -> FloatArray:
         """By how much modes move vertices, (p, 3, k), in centimetres; the first ones alone if counted."""
         return self._in_centimetres(self.modes[..., :count].take(vertices, 0))
 
