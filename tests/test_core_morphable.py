@@ -619,28 +619,30 @@ def test_what_lies_behind_goes_on_in_a_gap():
         assert lengths[lengths > 0].min() > 0.4 and np.isfinite(shown).all() and lengths.max() < 1 + 1e-5
 
 
-@pytest.mark.parametrize("pitch", [0.0, -0.3])
-def test_an_open_mouth_has_a_rim_and_a_floor(pitch):
-    """A hole in a cheek, as wide as an open mouth. Part of what is seen through it is the head's throat."""
+def with_open_mouth(pitch):
+    """A head, and one with a hole in a cheek, 1.5 cm in radius: half of what it shows is a throat."""
     _, _, whole = drawn(0, 4, 0.0, pitch)
     mean, family = whole.family.mean, whole.family
     middle = mean[np.argmin(np.abs(mean - (4.0, -2.5, mean[:, 2].max() - 4)).sum(axis=1))]
     distance = np.linalg.norm(mean[family.triangles].mean(axis=1) - middle, axis=1)
-    # Half of the hole has a patch far behind it.
     patch = middle + np.array([[0, -3, -9], [3, -3, -9], [0, 3, -9], [3, 3, -9]], np.float32)
+    ends = len(mean) + np.array([[0, 1, 2], [1, 3, 2]])
     torn = replace(
         family,
         mean=np.concatenate([mean, patch]).astype(np.float32),
         modes=np.concatenate([family.modes, np.zeros((4, *family.modes.shape[1:]), np.int16)]),
-        triangles=np.concatenate(
-            [family.triangles[distance > 1.5], len(mean) + np.array([[0, 1, 2], [1, 3, 2]])]
-        ),
+        triangles=np.concatenate([family.triangles[distance > 1.5], ends]),
     )
-    head = replace(whole, family=torn)
+    return whole, replace(whole, family=torn)
+
+
+@pytest.mark.parametrize("pitch", [0.0, -0.3])
+def test_an_open_mouth_has_a_rim_and_a_floor(pitch):
+    whole, head = with_open_mouth(pitch)
     everywhere = np.ones(head.shape, np.bool_)
     before, after = whole.drawn(everywhere), head.drawn(everywhere)
     opened = after.opened & ~before.opened
-    # As large as the hole, throat and all, and nothing else: 1.5 cm are 14 texels.
+    # As large as the hole, throat and all, and nothing else: its radius is 14 texels.
     assert 300 < np.count_nonzero(opened) < 800, np.count_nonzero(opened)
     throat = np.zeros(head.shape, np.bool_)
     throat.reshape(-1)[head._picture.texels] = True
@@ -652,10 +654,30 @@ def test_an_open_mouth_has_a_rim_and_a_floor(pitch):
     around = grow(opened, 6) & ~grow(opened, 2)
     assert degrees(floor[0], unit(before.means[around].mean(axis=0))) < 12
     assert degrees(after.means, before.means)[around].mean() < 1
-    # One that a hole hides in part is as wide, one at the head's edge is none.
+    # Where part of it is asked for it is as wide.
     half = np.zeros(head.shape, np.bool_)
     half[:, : int(np.flatnonzero(opened.any(axis=0)).mean())] = True
     assert np.array_equal(head.drawn(half).opened, after.opened & half)
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_an_open_mouth_that_the_map_shows_otherwise_is_left_out(agrees):
+    _, head = with_open_mouth(0.0)
+    everywhere = head.drawn(np.ones(head.shape, np.bool_))
+    row, column = (int(axis.mean()) for axis in np.nonzero(everywhere.opened & ~grow(~everywhere.opened)))
+    hole = np.zeros(head.shape, np.bool_)
+    hole[row - 24 : row + 24, column : column + 30] = True
+    truth = everywhere.means.copy()
+    valid = truth.any(axis=-1)
+    if not agrees:
+        truth[everywhere.opened] = unit(truth[everywhere.opened] + np.array([0, 0.9, 0], np.float32))
+    drawing = guess.drawn_around(hole & valid, valid, head)
+    assert drawing is not None
+    part = drawing.opened & hole
+    assert np.count_nonzero(part) > 100 and np.count_nonzero(drawing.opened & ~hole) > 100
+    shown = guess.shown_by_head(unit(truth), hole & valid, valid, drawing)
+    assert shown is not None and shown.there[part].all() == agrees and shown.there[part].any() == agrees
+    assert shown.there[hole & valid & ~drawing.gaps].all()
 
 
 def test_the_other_half_is_looked_up_in_a_gap_as_well():

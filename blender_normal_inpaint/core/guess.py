@@ -11,6 +11,7 @@ from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
 from .head import USELESS, Drawn, Head
 from .normals import unit
+from .regions import label
 from .resample import between_blocks, block_means, box_around, evened, rise
 from .symmetry import mirror_image
 
@@ -319,11 +320,19 @@ def shown_by_head(
         return None
     box = box_around(hole, MARGIN)
     image = drawn.means[box]
+    apart = normals[box] - unit(image)
     seen = image.any(axis=-1) & valid[box]
+    # A mouth that the map shows otherwise is not open there.
+    parts, count = label(drawn.opened[box])
+    inside, squares = parts[known[box]], np.einsum("ijk,ijk->ij", apart, apart)[known[box]]
+    shown = np.bincount(inside, minlength=count + 1)
+    off = np.bincount(inside, squares, count + 1) > ASIDE * shown
+    off[0] = False
+    seen &= ~off[parts]
     there = hole[box] & seen
     if not there.any():
         return None
-    apart, beside = normals[box] - unit(image), known[box] & seen
+    beside = known[box] & seen
     doubt = np.full(1, drawn.head.doubt, np.float32)
     weights = np.maximum(1 - (doubt / np.float32(FITS)) ** 2, 0) / (1 + (doubt / np.float32(HALF)) ** 2)
     weights = weights * (1 - rise(_nearby(apart, beside, there), *NEARBY))
