@@ -321,14 +321,7 @@ def shown_by_head(
     box = box_around(hole, MARGIN)
     image = drawn.means[box]
     apart = normals[box] - unit(image)
-    seen = image.any(axis=-1) & valid[box]
-    # A mouth that the map shows otherwise is not open there.
-    parts, count = label(drawn.opened[box])
-    inside, squares = parts[known[box]], np.einsum("ijk,ijk->ij", apart, apart)[known[box]]
-    shown = np.bincount(inside, minlength=count + 1)
-    off = np.bincount(inside, squares, count + 1) > ASIDE * shown
-    off[0] = False
-    seen &= ~off[parts]
+    seen = image.any(axis=-1) & valid[box] & ~_shown_otherwise(drawn.opened[box], apart, known[box])
     there = hole[box] & seen
     if not there.any():
         return None
@@ -347,6 +340,24 @@ def shown_by_head(
     whole[box] = there
     fine = np.maximum(weights, _deep(whole) * np.minimum(FAINT * weights, PLAIN))
     return Shown(whole, vectors, weights, fine if (fine > weights).any() else None)
+
+
+def _shown_otherwise(opened: BoolArray, apart: FloatArray, known: BoolArray) -> BoolArray:
+    """Wide gaps of a head in which the map shows something else: there its mouth is not open, or otherwise.
+
+    Args:
+        opened: bool (h, w), see `Drawn.opened`.
+        apart: float32 (h, w, 3), how far off the head is at known texels.
+        known: bool (h, w).
+    """
+    if not opened.any():
+        return opened
+    parts, count = label(opened)
+    inside, vectors = parts[known], apart[known]
+    texels = np.bincount(inside, minlength=count + 1)
+    off = np.bincount(inside, np.einsum("pk,pk->p", vectors, vectors), count + 1) > ASIDE * texels
+    off[0] = False
+    return np.asarray(off[parts])
 
 
 def _deep(there: BoolArray) -> FloatArray:

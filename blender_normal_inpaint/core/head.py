@@ -367,7 +367,8 @@ class Drawn:
 
         Each has the mean of the unit vectors at its places, which is shorter at an edge: enlarged and made
         unit vectors only then, edges are straight; else they have steps. In a small gap of the head what is
-        around it goes on, and of that what lies behind the rest, as in a nostril.
+        around it goes on, and of that what lies behind the rest, as in a nostril; a wide one has a level
+        floor that looks as its rim does on average.
         """
         share, layers = self._share, self._layers
         result: FloatArray = layers[..., :3] * (share >= 0.5)[..., None]
@@ -395,6 +396,8 @@ class Drawn:
     def opened(self) -> BoolArray:
         """Wider gaps that the head has all around, see `Head.openings`: bool (h, w)."""
         bare = ((self._share < 0.5) | ~self._near) & (self.head.openings > -np.inf) & self.wanted
+        if not bare.any():
+            return bare
         parts, _ = label(bare)
         return np.isin(parts, np.setdiff1d(parts[~self._small], 0))
 

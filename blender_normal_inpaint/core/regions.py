@@ -98,10 +98,10 @@ def label(flags: BoolArray) -> tuple[NDArray[np.int32], int]:
         int32 (h, w), 0 where unset and 1..n elsewhere, in reading order of each group's first texel;
         and n.
     """
+    if not flags.any():
+        return np.zeros(flags.shape, np.int32), 0
     height, width = flags.shape
     number = np.where(flags, np.arange(1, flags.size + 1, dtype=np.int32).reshape(flags.shape), 0)
-    if not flags.any():
-        return number.astype(np.int32), 0
     big = np.int32(flags.size + 1)
     parent = np.arange(flags.size + 2, dtype=np.int32)
     pairs = []
