@@ -378,3 +378,33 @@ def test_the_shipped_path_knows_the_space_of_a_case() -> None:
     flat = np.where(inside[..., None], np.array([0, 0, 1], np.float32), case.truth)
     error = metrics.angles(filled, case.truth)[inside].mean()
     assert error < 1.2 * metrics.angles(flat, case.truth)[inside].mean()
+
+
+def test_a_network_by_itself_sees_the_map_small_and_its_answer_is_enlarged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    class Leaning:
+        """Answers vectors that lean the further right the further right they lie."""
+
+        class card:  # noqa: N801
+            working_size = SIZE // 2
+
+        def run(self, batch: Any) -> Any:
+            seen.append(batch)
+            lean = np.broadcast_to(np.linspace(-0.5, 0.5, batch.shape[-1]), batch.shape[-2:])
+            answer = np.stack([lean, 0 * lean, np.sqrt(1 - lean**2)])
+            return np.asarray(answer[None], np.float32)
+
+    monkeypatch.setattr(evaluate, "create_engine", lambda *_, **__: (Leaning(), None))
+    case = replace(evaluate.tangent_cases(_layout, 1, SIZE, 3)[0], space="camera")
+    filled = evaluate.alone()(case)
+    (batch,) = seen
+    assert batch.shape == (1, 11, SIZE // 2, SIZE // 2) and 0 < batch[0, 3].mean() < 1
+    inside = case.hole & case.valid
+    assert np.array_equal(filled[~inside], case.truth[~inside])
+    right = np.interp(
+        (np.arange(SIZE) + 0.5) / 2 - 0.5, np.arange(SIZE // 2), np.linspace(-0.5, 0.5, SIZE // 2)
+    )
+    assert np.abs(filled[..., 0] - right)[inside].max() < 0.02 and np.abs(filled[..., 1])[inside].max() < 1e-5

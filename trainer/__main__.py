@@ -119,6 +119,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from .baselines import available
     from .evaluate import (
         Case,
+        alone,
         classic,
         evaluate,
         head_cases,
@@ -173,11 +174,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             methods["ours, with the mesh"] = ours(
                 arguments.card, detail=detail, mesh=True, engine=arguments.engine
             )
+        if arguments.beside:
+            methods["our network by itself"] = alone(arguments.card, arguments.engine)
         for path in arguments.beside:
             card = load_card(path)
             if some[0].space in card.spaces:
                 label = f"{card.name} {card.version}"
                 methods[label] = ours(path, detail=False, engine=arguments.engine)
+                methods[f"{label} by itself"] = alone(path, arguments.engine)
         if not arguments.no_baselines:
             methods |= {name: classic(fill) for name, fill in available(_print).items()}
         heading = "Layouts that are not symmetric" if space == "layouts" else f"{space.capitalize()} space"
@@ -332,7 +336,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         default=[],
-        help="cards of other networks to measure in the same run",
+        help="cards of other networks to measure in the same run, in our path and by themselves",
     )
     judge.add_argument("--engine", choices=["onnx", "torch"], default="onnx")
     judge.add_argument("--ict", type=Path, help="ICT Face Model Light: FaceXModel/, or packed")

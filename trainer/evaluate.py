@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from blender_normal_inpaint.core.basemesh import BaseMesh, Grid
-from blender_normal_inpaint.core.fill import LocalFiller
+from blender_normal_inpaint.core.fill import LocalFiller, prepare_batch
+from blender_normal_inpaint.core.guess import first_guess
 from blender_normal_inpaint.core.normals import Encoding, angular_error, quarter_turned, unit
 from blender_normal_inpaint.core.pipeline import Options, inpaint
+from blender_normal_inpaint.core.resample import mean_directions, shrink
 from blender_normal_inpaint.core.seams import Seams
 from blender_normal_inpaint.nets import build_generator
 from blender_normal_inpaint.worker.engines import create_engine
@@ -444,6 +447,27 @@ def ours(
         out = result.pixels.astype(np.float32) * 2 - 1
         out /= np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-6)
         return np.where((hole & valid)[..., None], out, normals).astype(np.float32)
+
+    return fill
+
+
+def alone(card: Path | None = None, engine: str = "onnx") -> Method:
+    """A network by itself, as the papers use theirs: it sees the map at its working size.
+
+    Its answer is enlarged. One that improves on a first guess has it; all else of our path is left out.
+    """
+    loaded, _ = create_engine(engine, card_path=card)
+
+    def fill(case: Case) -> F32:
+        hole, size, side = case.hole & case.valid, case.hole.shape[0], loaded.card.working_size
+        height = width = min(size, side)
+        guess, _ = first_guess(case.truth, hole, case.valid, case.space, height / size, symmetry=False)
+        small = shrink(case.truth, hole, case.valid, height, width)
+        batch = prepare_batch(*small, case.space, mean_directions(guess, height, width))
+        answer = np.moveaxis(np.asarray(loaded.run(batch[None]))[0], 0, -1)
+        answer = cv2.resize(np.ascontiguousarray(answer), (size, size), interpolation=cv2.INTER_CUBIC)
+        large = unit(np.asarray(answer, np.float32))
+        return np.where(hole[..., None], large, case.truth).astype(np.float32)
 
     return fill
 
