@@ -76,23 +76,20 @@ HEAD_END = 0.25
 #: than 1.5 per cent; in thin holes as well, a scan's are 5 per cent worse, and likewise what the head shows.
 COARSE, FINER, DEEP = 3 / 64, 1.5, (1 / 64, 3 / 64)
 
-#: From where on a head of the morphable model is too doubtful (see `core.head.Head.doubt`) to count, and how
-#: soon it counts less: at 0.01 for 0.95, at 0.02 for 0.83, at 0.04 for 0.49, at 0.06 for 0.2. Measured on
-#: 150 views with large and thin holes, of heads of its own sources, of such heads changed, and of scans,
-#: which are of no source: the share that errs least is 0.8 for the first (doubt 0.01 to 0.02), 0.6 for the
-#: second (0.03 to 0.05), and 0.4, 0.3 and 0.2 for three scans (0.018, 0.04, 0.07); with these and the two
-#: below the scans' holes gain up to a tenth on heads counting in full up to 0.025.
-FITS, HALF = 0.08, 0.055
+#: From where on a head of the morphable model is too doubtful (see `core.head.Head.doubt`) to count. Before
+#: that its odds against the network are `TOLD` times the root of how deep a texel lies, as a share of the
+#: map's longer side, at most `DEEPEST`, over its doubt and what it leaves unexplained. The latter is measured
+#: of what is finer than blocks of `FINE` of that side, as far around the hole as `FINE_AROUND`: a scan may be
+#: met well, and have none of the model's creases, or others. Fitted to 180 views with large and thin holes of
+#: heads of its own sources, such heads changed and in skin, and a mean of scans: the odds that err least
+#: go by the powers 0.48, -0.87 and -1.0 of these.
+FITS, TOLD, DEEPEST, FINE, FINE_AROUND = 0.08, 0.09, 1 / 32, 1 / 64, 1 / 32
 
 #: Deep inside, what it has finer than `COARSE` counts so many times as much, but no more than that for it: an
 #: ear that counts for a fifth, where the network knows of none, is the ghost of one. Measured with large
 #: holes: errors rise by less than 0.5 per cent, of heads changed by 0.1 cm by 2; all of it that fine in full,
 #: the mean of scans is 8 per cent worse.
 FAINT, PLAIN = 3.0, 0.6
-
-#: How deep, as a share of the map's longer side, it counts half of that; at six times this it counts six
-#: sevenths of it, and no more deeper in.
-HEAD_FADE = 0.0055
 
 #: How far off, squared, its normals' tips may be at known texels nearby for it to count in full, and from
 #: where it does not count; and over blocks of which share of the longer side of what lies around the hole
@@ -101,13 +98,6 @@ HEAD_FADE = 0.0055
 #: a texel lower, a head would be left out all around the mouth. Measured: 0.25 to 9 make no difference in
 #: large holes; at 0.1 a scan's thin holes are 2 % worse.
 NEARBY, NEARBY_SIDE, FARTHEST = (0.06, 0.3), 1 / 64, 0.35
-
-#: Beside edges, lids and lips, a head counts by how far off it is nearby, squared, however thin a hole: at
-#: `CLOSE` half, and no texel counts as farther off than so many times that; for a network continues what is
-#: smooth, and joins no lines. How much its normals change over `STEP` of the longer side where that begins
-#: and is in full, in the mean over blocks of which share of that. Measured: thin holes of ICT's heads 8 to 14
-#: per cent better, of MakeHuman's 2 to 4, of the mean of scans 1 worse; beside no edges, too, that 3 worse.
-CLOSE, FAR, EDGES, STEP, EDGES_SIDE = 0.004, 4.0, (0.03, 0.08), 1 / 512, 1 / 128
 
 
 def first_guess(
@@ -326,20 +316,43 @@ def shown_by_head(
     if not there.any():
         return None
     beside = known[box] & seen
-    doubt = np.full(1, drawn.head.doubt, np.float32)
-    weights = np.maximum(1 - (doubt / np.float32(FITS)) ** 2, 0) / (1 + (doubt / np.float32(HALF)) ** 2)
-    weights = weights * (1 - rise(_nearby(apart, beside, there), *NEARBY))
-    close = _nearby(apart, beside, there, FAR * CLOSE) / np.float32(CLOSE)
-    edges = _edges(image, seen, there, max(hole.shape))
-    told = SHARE * weights / (1 + close**2) * rise(edges, *EDGES)
-    half = HEAD_FADE * max(hole.shape)
-    told *= rise(_depth(~(hole[box] & ~seen), int(np.ceil(4 * half)))[there], 0, 4 * half)
-    weights = np.maximum(_faded(weights, there, half), told)
+    side = max(hole.shape)
+    deep = _depth(there, round(DEEPEST * side))[there] / np.float32(side)
+    told = TOLD * np.sqrt(deep)
+    against = max(drawn.head.doubt * _unexplained(apart, normals[box], there, beside, side), 1e-6)
+    sure = np.float32(1 - (drawn.head.doubt / FITS) ** 3)
+    weights = sure * told / (told + np.float32(against)) * (1 - rise(_nearby(apart, beside, there), *NEARBY))
     vectors = image[there] + _closing(apart, there, beside, REACH / scale)
     whole = np.zeros(hole.shape, np.bool_)
     whole[box] = there
     fine = np.maximum(weights, _deep(whole) * np.minimum(FAINT * weights, PLAIN))
     return Shown(whole, vectors, weights, fine if (fine > weights).any() else None)
+
+
+def _unexplained(
+    apart: FloatArray, normals: FloatArray, there: BoolArray, beside: BoolArray, side: int
+) -> float:
+    """Which share of what is fine of a map around a hole a head leaves unexplained: near 0 where it has all.
+
+    Args:
+        apart: float32 (h, w, 3), how far off it is at known texels.
+        normals: float32 (h, w, 3), of a part of the map.
+        there: bool (h, w), the hole.
+        beside: bool (h, w), known texels where it shows anything.
+        side: the map's longer side.
+    """
+    around = harmonic.grow(there, max(4, round(FINE_AROUND * side))) & beside
+    if not around.any():
+        return 1.0
+    block = max(2, round(FINE * side))
+
+    def energy(field: FloatArray) -> float:
+        planes = np.ascontiguousarray(np.moveaxis(field, -1, 0))
+        return float(
+            sum(np.square((plane - evened(plane, beside, block))[around]).mean() for plane in planes)
+        )
+
+    return (energy(apart) + 1e-6) / (energy(normals) + 1e-5)
 
 
 def _shown_otherwise(opened: BoolArray, apart: FloatArray, known: BoolArray) -> BoolArray:
@@ -370,26 +383,6 @@ def _deep(there: BoolArray) -> FloatArray:
     return rise(_depth(there, int(np.ceil(last)))[there], first, last)
 
 
-def _edges(image: FloatArray, seen: BoolArray, there: BoolArray, side: int) -> FloatArray:
-    """How much vectors change around texels, root mean square, over a share `STEP` of a map's longer side.
-
-    Args:
-        image: float32 (h, w, 3), of what is shown in a part of the map.
-        seen: bool (h, w), where anything is.
-        there: bool (h, w), the texels asked for.
-        side: the map's longer side.
-
-    Returns:
-        float32 (n,), in reading order.
-    """
-    squares = np.zeros(seen.shape, np.float32)
-    down, across = image[1:] - image[:-1], image[:, 1:] - image[:, :-1]
-    squares[1:] += np.einsum("ijk,ijk->ij", down, down) * (seen[1:] & seen[:-1])
-    squares[:, 1:] += np.einsum("ijk,ijk->ij", across, across) * (seen[:, 1:] & seen[:, :-1])
-    even = evened(squares, seen, max(1, round(EDGES_SIDE * side)))[there]
-    return np.asarray(np.sqrt(np.maximum(even, 0)) * np.float32(STEP * side), np.float32)
-
-
 def _closing(apart: FloatArray, there: BoolArray, beside: BoolArray, reach: float) -> FloatArray:
     """What closes the seam of what is shown: float32 (n, 3), for the texels of an area in reading order.
 
@@ -418,20 +411,19 @@ def _faded(weights: FloatArray, there: BoolArray, half: float) -> FloatArray:
     return weights * deep / (deep + np.float32(half))
 
 
-def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray, farthest: float = FARTHEST) -> FloatArray:
+def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray) -> FloatArray:
     """How far off a head is beside texels of the hole: mean square at known texels, continued harmonically.
 
     Args:
         apart: float32 (h, w, 3), how far off it is at known texels.
         known: bool (h, w).
         there: bool (h, w), the texels asked for.
-        farthest: no texel counts as farther off than that, squared.
 
     Returns:
         float32 (n,), in reading order.
     """
     block = max(1, round(NEARBY_SIDE * max(known.shape)))
-    squares = np.minimum(np.einsum("ijk,ijk->ij", apart, apart), farthest)
+    squares = np.minimum(np.einsum("ijk,ijk->ij", apart, apart), FARTHEST)
     means, some = block_means(squares, known, block)
     means = harmonic.extend(means[None], some, ~some)[0]
     result: FloatArray = np.maximum(between_blocks(means, block, known.shape), 0)[there]
