@@ -189,7 +189,7 @@ def test_a_head_counts_by_how_deep_and_by_what_it_explains_of_what_is_fine():
         assert shown is not None
         means.append(shown.weights.mean())
         # At the hole's edge the answer, closed already, counts for more.
-        assert shown.weights[edge[shown.there]].mean() < 0.9 * shown.weights.mean()
+        assert shown.weights[edge[shown.there]].mean() < 0.6 * shown.weights.mean()
     assert means[0] > 1.2 * means[1] > 1.2**2 * means[2], means
     same = guess.shown_by_head(truth, hole, valid, picture)
     assert same is not None and np.median(same.weights) > 0.95
@@ -359,7 +359,7 @@ def test_a_head_is_bent_to_lie_over_what_is_known(number):
     straight = replace(found, view=replace(found.view, bend=None))
     errors = [degrees(map_of(one), other)[hole].mean() for one in (straight, found)]
     assert errors[1] < 0.75 * errors[0], errors
-    # And what it explains of what is fine there it counts for.
+    # And so counts in a thin hole, too, by what it explains of what is fine there.
     counts = []
     for one in (straight, found):
         around = guess.drawn_around(hole, valid, replace(one, doubt=0.01))
@@ -367,7 +367,7 @@ def test_a_head_is_bent_to_lie_over_what_is_known(number):
         shown = guess.shown_by_head(spoiled, hole, valid, around)
         assert shown is not None
         counts.append(shown.weights.mean())
-    assert counts[1] > counts[0], counts
+    assert shown.weights.max() > 0.6 and counts[1] > counts[0], counts
 
 
 def test_what_the_other_half_shows_is_bent_to_lie_over_what_is_known(monkeypatch):

@@ -286,7 +286,7 @@ def shown_by_twin(
     wide *= max(hole.shape)
     if wide > 1:
         weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
-    fine = np.minimum(weights * (1 + FINER * _deep(there) * (1 - weights)), 1)
+    fine = np.minimum(weights * (1 + FINER * rise(_deep(there), *DEEP) * (1 - weights)), 1)
     return Shown(there, image[there] + _closing(apart, there, beside, REACH / scale), weights, fine)
 
 
@@ -315,17 +315,15 @@ def shown_by_head(
     there = hole[box] & seen
     if not there.any():
         return None
-    beside = known[box] & seen
-    side = max(hole.shape)
-    deep = _depth(there, round(DEEPEST * side))[there] / np.float32(side)
-    told = TOLD * np.sqrt(deep)
+    whole = np.zeros(hole.shape, np.bool_)
+    whole[box] = there
+    beside, side, deep = known[box] & seen, max(hole.shape), _deep(whole)
+    told = np.float32(TOLD) * np.sqrt(np.minimum(deep, np.float32(DEEPEST)), dtype=np.float32)
     against = max(drawn.head.doubt * _unexplained(apart, normals[box], there, beside, side), 1e-6)
     sure = np.float32(1 - (drawn.head.doubt / FITS) ** 3)
     weights = sure * told / (told + np.float32(against)) * (1 - rise(_nearby(apart, beside, there), *NEARBY))
     vectors = image[there] + _closing(apart, there, beside, REACH / scale)
-    whole = np.zeros(hole.shape, np.bool_)
-    whole[box] = there
-    fine = np.maximum(weights, _deep(whole) * np.minimum(FAINT * weights, PLAIN))
+    fine = np.maximum(weights, rise(deep, *DEEP) * np.minimum(FAINT * weights, PLAIN))
     return Shown(whole, vectors, weights, fine if (fine > weights).any() else None)
 
 
@@ -374,13 +372,17 @@ def _shown_otherwise(opened: BoolArray, apart: FloatArray, known: BoolArray) -> 
 
 
 def _deep(there: BoolArray) -> FloatArray:
-    """How deep in what is shown texels lie, from 0 to 1, see `DEEP`: float32 (n,), in reading order.
+    """How deep in what is shown texels lie: float32 (n,), in reading order.
 
     Args:
         there: bool (h, w), where anything is shown of a map.
+
+    Returns:
+        Shares of the map's longer side, told no deeper than the last of `DEEP`.
     """
-    first, last = (share * max(there.shape) for share in DEEP)
-    return rise(_depth(there, int(np.ceil(last)))[there], first, last)
+    side = max(there.shape)
+    deep: FloatArray = _depth(there, int(np.ceil(DEEP[1] * side)))[there] / np.float32(side)
+    return deep
 
 
 def _closing(apart: FloatArray, there: BoolArray, beside: BoolArray, reach: float) -> FloatArray:
