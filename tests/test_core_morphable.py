@@ -367,7 +367,7 @@ def test_a_head_is_bent_to_lie_over_what_is_known(number):
         shown = guess.shown_by_head(spoiled, hole, valid, around)
         assert shown is not None
         counts.append(shown.weights.mean())
-    assert shown.weights.max() > 0.6 and counts[1] > counts[0], counts
+    assert shown is not None and shown.weights.max() > 0.6 and counts[1] > counts[0], counts
 
 
 def test_what_the_other_half_shows_is_bent_to_lie_over_what_is_known(monkeypatch):
