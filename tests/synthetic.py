@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blender_normal_inpaint.core import harmonic
-from blender_normal_inpaint.core.guess import drawn_around, shown_by_twin
+from blender_normal_inpaint.core.guess import drawn_around, mixed_with, shown_by_relief, shown_by_twin
 from blender_normal_inpaint.core.modelcard import INPUT_CHANNELS, SPACES, ModelCard
 from blender_normal_inpaint.core.normals import unit
 from blender_normal_inpaint.core.resample import spread
@@ -159,17 +159,18 @@ def head(
 
 
 def with_twin(predicted, normals, hole, valid, head=None):
-    """An answer in camera space, moved towards what the other half shows."""
-    return moved(
-        predicted, shown_by_twin(normals, hole, valid, drawn_around(hole, valid, head), predicted=predicted)
-    )
+    """An answer in camera space, moved towards what the other half shows, placed by a head or the relief."""
+    if head is None:
+        return moved(predicted, shown_by_relief(predicted, normals, hole, valid))
+    drawn = drawn_around(hole, valid, head)
+    return moved(predicted, None if drawn is None else shown_by_twin(normals, hole, valid, drawn))
 
 
 def moved(predicted, shown):
     """An answer moved towards what something else shows, if it does, and made unit vectors there."""
     if shown is None:
         return predicted
-    result = shown.moved(predicted)
+    result = mixed_with(predicted, [shown])
     result[shown.there] = unit(result[shown.there])
     return result
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from synthetic import disc, head, sphere_normals, wavy_normals, with_twin
 from test_core_symmetry import layout
@@ -12,13 +10,15 @@ from blender_normal_inpaint.core import harmonic, relief, tension
 from blender_normal_inpaint.core.closing import MARGIN, planes_around, roughness
 from blender_normal_inpaint.core.guess import (
     BLOCK,
+    FINER,
     REACH,
     SHAPE,
     SKIN,
     SURE,
     TWINS,
+    Shown,
     first_guess,
-    shown_by_twin,
+    mixed_with,
     slopes_lead,
 )
 from blender_normal_inpaint.core.normals import angular_error, unit
@@ -116,38 +116,62 @@ def test_a_mirror_image_that_differs_is_a_guess_and_no_more() -> None:
     assert not sure.any()
 
 
-def test_what_is_fine_counts_more_deep_in_a_hole(monkeypatch):
-    """A lid of the other half, in a slope of it: the slope counts as ever, most of the lid comes over."""
-    size = 256
-    valid = np.ones((size, size), np.bool_)
-    hole = disc(size, size, 128, 128, 70)
+def shares(*odds: float) -> tuple[list[float], list[float], float]:
+    """Of what is shown in an empty hole, each by odds of its own, a slope and a lid: which shares remain.
+
+    Returns:
+        Deep in the hole of each slope and of each lid; and of the first lid along the border.
+    """
+    size, hole = 256, disc(256, 256, 128, 128, 70)
+    deep, rim = disc(size, size, 128, 128, 50), hole & ~disc(size, size, 128, 128, 67)
     flat = np.zeros((size, size, 3), np.float32)
     flat[..., 2] = 1
     y, x = np.mgrid[:size, :size].astype(np.float32)
-    slope, lid = 0.3 * (x - 128) / 70, 0.3 * np.sin(2 * np.pi * y / 8)
-    shown, unlikeness = [], 0.5 * (TWINS[0] + TWINS[1])
-    for wave in (0 * lid, lid):
-        image = unit(np.stack([slope, wave, np.ones_like(x)], axis=-1)) * hole[..., None]
-        answer = image, hole.astype(np.float32), unlikeness
-        monkeypatch.setattr(relief, "other_side", lambda *_, answer=answer: answer)
-        found = shown_by_twin(flat, hole, valid, predicted=flat)
-        assert found is not None and found.fine is not None
-        shown.append(found.moved(flat))
-        assert np.array_equal(shown[-1][~found.there], flat[~found.there])
-        assert np.linalg.norm(shown[-1], axis=-1).max() < 1 + 1e-6
-    assert found is not None
-    weights = np.zeros(hole.shape)
-    weights[found.there] = found.weights
-    deep, rim = disc(size, size, 128, 128, 50), hole & ~disc(size, size, 128, 128, 67)
-    level, waves = shown[0][..., 0], shown[1][..., 1]
-    share = float((waves * lid)[deep].sum() / np.square(lid)[deep].sum())
-    usual = float(weights[deep].mean())
-    assert 0.3 < usual < 0.6 and share > 1.4 * usual, (usual, share)
-    assert np.abs(level - weights * slope)[deep].max() < 0.03
-    assert np.abs(waves - weights * lid)[rim].max() < 0.05
-    assert np.array_equal(
-        replace(found, fine=None).moved(flat)[hole], replace(found, fine=found.weights).moved(flat)[hole]
-    )
+    slope = 0.03 * (x - 128) / 70
+    slopes: list[float] = []
+    lids: list[float] = []
+    for number in range(len(odds)):
+        lid = 0.03 * np.sin(2 * np.pi * y / 8)
+        for form in (slope, lid):
+            shown = []
+            for which, one in enumerate(odds):
+                lean = form if which == number else 0 * x
+                image = unit(np.stack([lean, 0 * x, np.ones_like(x)], axis=-1))
+                shown.append(Shown(hole, image[hole], np.full(np.count_nonzero(hole), one, np.float32)))
+            got = mixed_with(flat, shown)
+            assert np.array_equal(got[~hole], flat[~hole])
+            assert np.linalg.norm(got, axis=-1).max() < 1 + 1e-6
+            share = [(got[..., 0] * form)[part].sum() / np.square(form)[part].sum() for part in (deep, rim)]
+            (slopes if form is slope else lids).append(float(share[0]))
+            if number == 0:
+                first = float(share[1])
+    return slopes, lids, first
+
+
+def test_each_counts_by_its_odds_and_deep_in_a_hole_what_is_fine_by_their_squares() -> None:
+    """Halves of two lids beside each other are a shadow, one lid is an eye."""
+    slopes, lids, rim = shares(0.6)
+    assert abs(slopes[0] - 0.375) < 0.02 and abs(rim - 0.375) < 0.02
+    assert abs(lids[0] - 0.375 * (1 + FINER * 0.625)) < 0.04
+    slopes, lids, rim = shares(3.0, 1.0)
+    assert np.abs(np.array(slopes) - (0.6, 0.2)).max() < 0.02 and abs(rim - 0.6) < 0.03
+    every = 0.8 * (1 + FINER * 0.2)
+    assert np.abs(np.array(lids) - (0.9 * every, 0.1 * every)).max() < 0.06
+    nothing = np.zeros((8, 8, 3), np.float32)
+    assert np.array_equal(mixed_with(nothing, []), nothing)
+
+
+def test_in_the_gaps_of_a_head_the_other_half_counts_as_if_it_had_nothing() -> None:
+    hole = np.ones((4, 6), np.bool_)
+    gaps = np.zeros_like(hole)
+    gaps[:, :3] = True
+    up = np.zeros((24, 3), np.float32)
+    up[:, 2] = 1
+    half, own = (Shown(hole, up, np.full(24, odds, np.float32)) for odds in (2.0, 5.0))
+    odds = half.before(own, gaps).odds.reshape(4, 6)
+    assert (odds[:, 3:] == 2).all()
+    # Two of three parts, whatever the head itself shows.
+    assert np.allclose(odds[:, :3] / (1 + odds[:, :3] + 5), 2 / 3)
 
 
 def test_the_less_alike_the_halves_the_softer_the_other_one_ends(monkeypatch):

@@ -16,7 +16,15 @@ from .detail import add_detail
 from .edges import sharpen
 from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never_cancel, no_progress
 from .errors import Cancelled, InpaintError
-from .guess import Shown, drawn_around, first_guess, places_twins, shown_by_head, shown_by_twin
+from .guess import (
+    Shown,
+    drawn_around,
+    first_guess,
+    mixed_with,
+    shown_by_head,
+    shown_by_relief,
+    shown_by_twin,
+)
 from .harmonic import grow
 from .head import Drawn, Head
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
@@ -293,30 +301,26 @@ def _shape(
         normals, hole = np.where(sure[..., None], guess, normals), hole & ~sure
         known = valid & ~hole
 
-        def closed(quarters: int) -> FloatArray:
+        def answered(quarters: int) -> tuple[FloatArray, Shown | None]:
             predicted = _predicted(normals, hole, valid, guess, space, engine, scale, quarters)
             result = np.where(known[..., None], normals, predicted)
             if hole.any():
                 result[hole] = close_smoothly(predicted, normals, hole, known, REACH / scale)
-            return result
+            if by_head is None or not symmetry:
+                return result, None
+            return result, shown_by_relief(result, normals, hole, valid, scale)
 
         # Most heads are upright, and the network need not wait.
         quarters = head.quarters if head is not None and head.tells else 0
-        field = closed(quarters)
+        field, by_relief = answered(quarters)
         if by_head is not None:
-            drawn, other_half, own = by_head.result()
+            drawn, by_twin, own = by_head.result()
             if drawn is not None and drawn.head.quarters != quarters:
-                field = closed(drawn.head.quarters)
-            if symmetry and not places_twins(drawn):
-                other_half = shown_by_twin(normals, hole, valid, drawn, scale, field)
-            before = field
-            for shown in (other_half, own):
-                field = field if shown is None else shown.moved(field)
-            if drawn is not None and other_half is not None and own is not None:
-                # In the head's own gaps, a mouth's opening, the other half knows more.
-                gaps = hole & drawn.gaps
-                if gaps.any():
-                    field[gaps] = other_half.moved(own.moved(before))[gaps]
+                field, by_relief = answered(drawn.head.quarters)
+            halves = [half for half in (by_relief, by_twin) if half is not None]
+            if drawn is not None and own is not None:
+                halves = [half.before(own, drawn.gaps) for half in halves]
+            field = mixed_with(field, halves if own is None else [*halves, own])
             front = drawn.head if drawn is not None and own is not None else None
     if seed is not None and hole.any():
         rng = np.random.default_rng(seed)
@@ -339,7 +343,7 @@ def _by_head(
     symmetry: bool,
     scale: float,
 ) -> tuple[Drawn | None, Shown | None, Shown | None]:
-    """A head that fits a map in camera space, what it tells of the other half, and what it shows itself.
+    """A head that fits a map in camera space, what the other half shows by it, and what it shows itself.
 
     Args:
         beside: where one thing more can be worked out at the same time.
@@ -347,16 +351,15 @@ def _by_head(
         hole: bool (h, w), within valid.
         valid: bool (h, w).
         head: that was fitted to these texels; None to fit one.
-        symmetry: whether the other half may help: it does if the head places it, see `places_twins`.
+        symmetry: whether the other half may help.
         scale: the network's texels per texel.
     """
     drawn = drawn_around(hole, valid, head or fitted(normals, valid & ~hole, valid))
     if drawn is None:
         return None, None, None
     own = beside.submit(shown_by_head, normals, hole, valid, drawn, scale)
-    placed = symmetry and places_twins(drawn)
-    other_half = shown_by_twin(normals, hole, valid, drawn, scale) if placed else None
-    return drawn, other_half, own.result()
+    by_twin = shown_by_twin(normals, hole, valid, drawn, scale) if symmetry else None
+    return drawn, by_twin, own.result()
 
 
 def _predicted(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,69 +36,64 @@ CLEAN, NOISE = 1.6, 2.4
 SURE = 0.03
 
 #: In camera space, how unlike both halves of a head (see `relief.other_side`) may be for the other half to
-#: count in full, and from where it does not count. Measured with large holes in 96 held-out views of heads
-#: from anywhere: they gain 0.89 degrees on average with half hidden and 0.51 with a blob, and the largest
-#: loss is one that every such bound lets in; at (0.15, 0.22) they gain 0.80 and 0.48.
-TWINS = (0.25, 0.4)
+#: count in full, and from where it does not count; and how doubtful a head may be that places it, likewise.
+#: Measured with large holes in 96 held-out views of heads from anywhere: what a bound of (0.25, 0.4) lets in
+#: gains 0.89 degrees on average with half hidden and 0.51 with a blob, at (0.15, 0.22) 0.80 and 0.48.
+TWINS, PLACED = (0.25, 0.4), (0.15, USELESS)
 
-#: A head as doubtful as `FITS`, and a map whose halves are so unlike, tell equally well which texels are each
-#: other's mirror image. Seen with half hidden: a scan without mouth and chin, doubt 0.11 and unlikeness 0.08,
-#: 1 degree worse by the head; one with hair, 0.14 and 0.47, 0.7 better; one cut off below the nose, 0.07 and
-#: 0.19, 1.9 better; whole heads, 0.02 and 0.1, 0.5 to 1 better.
-ALIKE = 0.1
+#: From where on a head of the morphable model is too doubtful (see `core.head.Head.doubt`) to count itself.
+FITS = 0.08
 
-#: How doubtful a head may be to tell that in full, and from where it cannot; and how far off, squared, the
-#: other half is at known texels nearby where it counts half, for a face may be its own mirror image and its
-#: hair not.
-PLACED, TWIN_NEARBY = (0.08, USELESS), 0.15
+#: The odds of what shows a hole, the head or the other half, against the network's answer there. They grow
+#: with the root of how deep a texel lies in what is shown, as a share of the map's longer side, at most
+#: `DEEPEST`: none along the border, where the answer's seam is closed. They fall with how far off it is
+#: nearby (`_nearby`, from `NEAR` on), and with what it leaves unexplained of what is fine around the hole
+#: (`_unexplained`, from `LEFT` on): a scan may be met well, and have none of the model's creases, or others;
+#: the hair beside a face is not its own mirror image. `BY_HEAD` for the other half that a head places,
+#: `BY_RELIEF` for one by the map's relief, `TOLD` for the head itself, over the power 1.5 of its doubt and
+#: `LEAST`. Fitted to 320 views with large and thin holes of ICT's and MakeHuman's heads, fitted by heads of
+#: their own source or of the other one alone, changed and in skin, a mean of scans and one with hair: the
+#: odds that err least go by the powers 0.54, -0.73, -1.2 and -1.7 of these, and with powers of their own for
+#: each are no better by more than 0.5 per cent.
+BY_HEAD, BY_RELIEF, TOLD, LEAST = 0.08, 0.18, 1.8e-4, 0.002
+DEEPEST, NEAR, LEFT = 1 / 16, 0.002, 0.01
 
-#: How far off, squared, known texels may be to close its seam, or that of a head. A line of the lips or an
-#: edge that it shows a texel beside its place is no difference to be carried on into the hole. Measured on
-#: 130 holes of ICT's and MakeHuman's heads, as they are, changed and with skin, and of two scans: errors fall
-#: by 0.7 per cent on average, of MakeHuman's by 2, and of none do they rise; at 0.05 to 0.5 likewise.
+#: So deep texels of the border count as if they lay where what a head shows, or the other half by it, is no
+#: farther off nearby than the first, and less and less up to the second: there its seam is closed as well.
+#: Without it thin holes are up to a tenth worse; everywhere and by the relief, steps are seen along borders.
+RIM, MET = 1 / 1024, (0.002, 0.008)
+
+#: What is so far off nearby counts less and less, and from the second on not at all.
+OFF = (0.06, 0.3)
+
+#: What is fine: finer than blocks of that share of the longer side; and how far around the hole it is looked
+#: at.
+FINE, FINE_AROUND = 1 / 64, 1 / 32
+
+#: How far off, squared, known texels may be to close its seam. A line of the lips or an edge that it shows a
+#: texel beside its place is no difference to be carried on into the hole. Measured on 130 holes of ICT's and
+#: MakeHuman's heads, as they are, changed and with skin, and of two scans: errors fall by 0.7 per cent on
+#: average, of MakeHuman's by 2, and of none do they rise; at 0.05 to 0.5 likewise.
 ASIDE = 0.1
 
-#: How much the other half counts deep inside of what it shows; and how deep, as a share of the map's longer
-#: side, it counts half of that. The network is better along the border.
-SHARE, FADE = 0.9, 0.008
-
-#: Over which share of the map's longer side it comes to count from where it ends inside a hole, of halves as
-#: unlike as can count in full; the more alike, the less. Seen on a head turned by 17 degrees: without it a
-#: soft edge runs down the cheek; twice as wide, the eye is soft.
+#: Over which share of the map's longer side the other half comes to count from where it ends inside a hole,
+#: of halves as unlike as can count in full; the more alike, the less. Seen on a head turned by 17 degrees:
+#: without it a soft edge runs down the cheek; twice as wide, the eye is soft.
 END = 0.064
 
-#: Which part of that it is by the head.
-HEAD_END = 0.25
+#: Which part of that it is at least, and by the head.
+HEAD_END = 0.3
 
-#: What the other half has finer than blocks of that share of the longer side counts more where all of it
-#: counts in part: lids and a brow a little beside their place are an eye, half of them and half of the
-#: network's blur are a shadow. By how much more at most; and how deep in what it shows, as shares of the
-#: longer side, that begins and is in full. Measured on scans and on changed heads, no error changes by more
-#: than 1.5 per cent; in thin holes as well, a scan's are 5 per cent worse, and likewise what the head shows.
-COARSE, FINER, DEEP = 3 / 64, 1.5, (1 / 64, 3 / 64)
+#: What is finer than blocks of that share of the longer side counts more where all that is shown counts in
+#: part, and goes by the squares of the odds: lids and a brow a little beside their place are an eye, half of
+#: them and half of the network's blur are a shadow. By how much more at most; and how deep in what is shown,
+#: as shares of the longer side, that begins and is in full.
+COARSE, FINER, DEEP = 3 / 64, 0.75, (1 / 64, 3 / 64)
 
-#: From where on a head of the morphable model is too doubtful (see `core.head.Head.doubt`) to count. Before
-#: that its odds against the network are `TOLD` times the root of how deep a texel lies, as a share of the
-#: map's longer side, at most `DEEPEST`, over its doubt and what it leaves unexplained. The latter is measured
-#: of what is finer than blocks of `FINE` of that side, as far around the hole as `FINE_AROUND`: a scan may be
-#: met well, and have none of the model's creases, or others. Fitted to 180 views with large and thin holes of
-#: heads of its own sources, such heads changed and in skin, and a mean of scans: the odds that err least
-#: go by the powers 0.48, -0.87 and -1.0 of these.
-FITS, TOLD, DEEPEST, FINE, FINE_AROUND = 0.08, 0.09, 1 / 32, 1 / 64, 1 / 32
-
-#: Deep inside, what it has finer than `COARSE` counts so many times as much, but no more than that for it: an
-#: ear that counts for a fifth, where the network knows of none, is the ghost of one. Measured with large
-#: holes: errors rise by less than 0.5 per cent, of heads changed by 0.1 cm by 2; all of it that fine in full,
-#: the mean of scans is 8 per cent worse.
-FAINT, PLAIN = 3.0, 0.6
-
-#: How far off, squared, its normals' tips may be at known texels nearby for it to count in full, and from
-#: where it does not count; and over blocks of which share of the longer side of what lies around the hole
-#: that is looked at. Measured on the same: nearly as good without it, which is no surprise for faces; it is
-#: for what is none. No texel counts as farther off than the last, squared: for a line of the lips that it has
-#: a texel lower, a head would be left out all around the mouth. Measured: 0.25 to 9 make no difference in
-#: large holes; at 0.1 a scan's thin holes are 2 % worse.
-NEARBY, NEARBY_SIDE, FARTHEST = (0.06, 0.3), 1 / 64, 0.35
+#: Over blocks of which share of the longer side it is looked how far off something is nearby. No texel
+#: counts as farther off than the last, squared: for a line of the lips that it has a texel lower, a head
+#: would be left out all around the mouth.
+NEARBY_SIDE, FARTHEST = 1 / 64, 0.35
 
 
 def first_guess(
@@ -181,37 +177,73 @@ def _continued(
 
 @dataclass(frozen=True)
 class Shown:
-    """What something else shows of a hole, its seam closed, and how far an answer moves towards it.
+    """What something else than the network shows of a hole, its seam closed, and how much that counts.
 
     Attributes:
         there: bool (h, w), the texels, n of them.
         vectors: float32 (n, 3), unit but for edges, where they are shorter, in reading order.
-        weights: float32 (n,), from 0 to 1.
-        fine: float32 (n,), likewise, for what is finer than `COARSE`; None for the same ones.
+        odds: float32 (n,), how many times as much it counts as the network's answer does.
     """
 
     there: BoolArray
     vectors: FloatArray
-    weights: FloatArray
-    fine: FloatArray | None = None
+    odds: FloatArray
 
-    def moved(self, field: FloatArray) -> FloatArray:
-        """A field (h, w, 3) of unit vectors moved, shorter ones at edges: as it is elsewhere."""
-        result = field.copy()
-        own = field[self.there]
-        apart = self.vectors - own
-        moved = own + apart * self.weights[:, None]
-        if self.fine is not None:
-            box = box_around(self.there, 0)
-            there = self.there[box]
-            block = max(1, round(COARSE * max(field.shape[:2])))
-            planes = np.zeros((3, *there.shape), np.float32)
-            planes[:, there] = apart.T
-            coarse = np.stack([evened(plane, there, block)[there] for plane in planes], axis=-1)
-            moved += (apart - coarse) * (self.fine - self.weights)[:, None]
-            moved /= np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1)
-        result[self.there] = moved
+    @property
+    def weights(self) -> FloatArray:
+        """The share (n,) that it has if nothing else shows anything, from 0 to 1."""
+        return self.odds / (1 + self.odds)
+
+    def before(self, own: Shown, gaps: BoolArray) -> Shown:
+        """The same, counting in a head's gaps against what it shows itself as against the answer.
+
+        In its own gaps, a mouth's opening, the other half knows more.
+
+        Args:
+            own: what the head shows itself.
+            gaps: bool (h, w), its gaps.
+        """
+        times = np.ones(gaps.shape, np.float32)
+        times[own.there] += own.odds * gaps[own.there]
+        return replace(self, odds=self.odds * times[self.there])
+
+
+def mixed_with(field: FloatArray, shown: Sequence[Shown]) -> FloatArray:
+    """An answer and all that shows a hole besides, each counting by its odds.
+
+    Args:
+        field: float32 (h, w, 3), the answer, unit, shorter at edges.
+        shown: what counts besides.
+
+    Returns:
+        float32 (h, w, 3), a mean of unit vectors; the answer itself where nothing is shown.
+    """
+    total, squares = np.ones(field.shape[:2], np.float32), np.zeros(field.shape[:2], np.float32)
+    there = np.zeros(field.shape[:2], np.bool_)
+    for one in shown:
+        total[one.there] += one.odds
+        squares[one.there] += one.odds**2
+        there |= one.there
+    result = field.copy()
+    if not there.any():
         return result
+    box = box_around(there, 0)
+    change, fine = np.zeros((2, 3, *there[box].shape), np.float32)
+    for one in shown:
+        apart = (one.vectors - field[one.there]).T
+        every = 1 - 1 / total[one.there]
+        share = one.odds / total[one.there]
+        more = np.minimum(every * (1 + FINER * (1 - every)), 1) * one.odds**2
+        more = more / np.maximum(squares[one.there], np.float32(1e-20)) - share
+        inside = one.there[box]
+        change[:, inside] += apart * share
+        fine[:, inside] += apart * (more * rise(_deep(one.there), *DEEP))
+    block = max(1, round(COARSE * max(there.shape)))
+    coarse = np.stack([evened(plane, there[box], block)[there[box]] for plane in fine])
+    change += fine
+    moved = field[there] + (change[:, there[box]] - coarse * rise(_deep(there), *DEEP)).T
+    result[there] = moved / np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1)
+    return result
 
 
 def drawn_around(hole: BoolArray, valid: BoolArray, head: Head | None) -> Drawn | None:
@@ -233,61 +265,88 @@ def _around(hole: BoolArray, valid: BoolArray) -> BoolArray:
     return area
 
 
-def places_twins(drawn: Drawn | None) -> bool:
-    """Whether a head fits so well that it tells by itself which texels show each other's mirror image."""
-    return drawn is not None and drawn.head.doubt <= FITS
+def shown_by_relief(
+    predicted: FloatArray, normals: FloatArray, hole: BoolArray, valid: BoolArray, scale: float = 1.0
+) -> Shown | None:
+    """What the other half of a head shows of a hole in camera space, placed by the map's relief.
+
+    Its errors are others than the network's, so that a mean errs less than either. Of a map whose halves are
+    not alike nothing counts.
+
+    Args:
+        predicted: float32 (h, w, 3), the network's answer, unit in the hole, its seam closed.
+        normals: float32 (h, w, 3), unit at known texels, finite everywhere.
+        hole: bool (h, w), within valid.
+        valid: bool (h, w), where there is a surface.
+        scale: texels of the network's grid for one of these.
+
+    Returns:
+        None where it shows nothing.
+    """
+    known = valid & ~hole
+    image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, _around(hole, valid))
+    most = BY_RELIEF * min(1.0, max(0.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
+    wide = END * (HEAD_END + (1 - HEAD_END) * min(1.0, unlikeness / TWINS[0]) ** 2)
+    trust = trust * np.float32(most)
+    return _by_twin(image, trust, normals, hole, known, wide, scale, 0) if most else None
 
 
 def shown_by_twin(
-    normals: FloatArray,
-    hole: BoolArray,
-    valid: BoolArray,
-    drawn: Drawn | None = None,
-    scale: float = 1.0,
-    predicted: FloatArray | None = None,
+    normals: FloatArray, hole: BoolArray, valid: BoolArray, drawn: Drawn, scale: float = 1.0
 ) -> Shown | None:
-    """What the other half of a head shows of a hole in camera space; None where it shows nothing.
-
-    Its errors are others than the network's, so that a mean errs less than either. Of a map whose halves are
-    not alike nothing counts. Which texels are each other's mirror image tells a head that was fitted, or else
-    the map's relief.
+    """The same, placed by a head, on which a texel's mirror image lies: no answer of the network is needed.
 
     Args:
         normals: float32 (h, w, 3), unit at known texels, finite everywhere.
         hole: bool (h, w), within valid.
         valid: bool (h, w), where there is a surface.
-        drawn: a head that was fitted to the known texels, where `drawn_around` the hole; if any.
+        drawn: a head that was fitted to the known texels, where `drawn_around` the hole.
         scale: texels of the network's grid for one of these.
-        predicted: float32 (h, w, 3), the network's answer, unit in the hole, its seam closed: its relief is
-            needed unless `places_twins`.
+
+    Returns:
+        None where it shows nothing.
     """
     known = valid & ~hole
-    by_head = places_twins(drawn)
-    if not by_head and predicted is not None:
-        image, trust, unlikeness = relief.other_side(predicted, normals, known, valid, _around(hole, valid))
-        most = min(1.0, max(0.0, (TWINS[1] - unlikeness) / (TWINS[1] - TWINS[0])))
-        wide = END * min(1.0, unlikeness / TWINS[0]) ** 2
-        by_head = drawn is not None and drawn.head.doubt / FITS < unlikeness / ALIKE
-    if drawn is not None and by_head:
-        other = drawn.other_side(normals, known)
-        image, trust = other.normals, other.trust
-        doubt = np.full(1, drawn.head.doubt, np.float32)
-        most = 1 - float(rise(doubt, *PLACED)[0])
-        wide = END * HEAD_END
+    most = BY_HEAD * (1 - float(rise(np.full(1, drawn.head.doubt, np.float32), *PLACED)[0]))
+    if not most:
+        return None
+    other = drawn.other_side(normals, known)
+    trust = other.trust * np.float32(most)
+    return _by_twin(other.normals, trust, normals, hole, known, END * HEAD_END, scale)
+
+
+def _by_twin(
+    image: FloatArray,
+    trust: FloatArray,
+    normals: FloatArray,
+    hole: BoolArray,
+    known: BoolArray,
+    wide: float,
+    scale: float,
+    rim: float = RIM,
+) -> Shown | None:
+    """What the other half shows of a hole, less and less towards where it ends inside.
+
+    Args:
+        image: float32 (h, w, 3), what it shows in and around the hole, zero where it does not.
+        trust: float32 (h, w), how much it counts there before its surroundings are looked at.
+        normals: float32 (h, w, 3), unit at known texels.
+        hole: bool (h, w).
+        known: bool (h, w).
+        wide: over that share of the map's longer side.
+        scale: texels of the network's grid for one of these.
+        rim: see `_counted`.
+    """
     seen = image.any(axis=-1)
     there = hole & seen
-    if most <= 0 or not there.any():
+    if not there.any():
         return None
-    weights = np.float32(SHARE * most) * trust[there]
-    apart, beside = normals - unit(image), known & seen
-    if by_head:
-        weights = weights / (1 + _nearby(apart, beside, there) / np.float32(TWIN_NEARBY))
-    weights = _faded(weights, there, FADE * max(hole.shape))
+    shown = _counted(image, trust[there], normals, there, known & seen, scale, rim)
     wide *= max(hole.shape)
     if wide > 1:
-        weights *= rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
-    fine = np.minimum(weights * (1 + FINER * rise(_deep(there), *DEEP) * (1 - weights)), 1)
-    return Shown(there, image[there] + _closing(apart, there, beside, REACH / scale), weights, fine)
+        share = shown.weights * rise(_depth(~(hole & ~seen), int(np.ceil(wide)))[there], 0, wide)
+        shown = replace(shown, odds=share / np.maximum(1 - share, np.float32(1e-6)))
+    return shown
 
 
 def shown_by_head(
@@ -305,26 +364,49 @@ def shown_by_head(
         drawn: a head that was fitted to the known texels, where `drawn_around` the hole.
         scale: texels of the network's grid for one of these.
     """
-    known = valid & ~hole
-    if drawn.head.doubt >= FITS:
+    doubt = drawn.head.doubt
+    if doubt >= FITS:
         return None
+    known, image = valid & ~hole, drawn.means
     box = box_around(hole, MARGIN)
-    image = drawn.means[box]
-    apart = normals[box] - unit(image)
-    seen = image.any(axis=-1) & valid[box] & ~_shown_otherwise(drawn.opened[box], apart, known[box])
-    there = hole[box] & seen
+    seen = image.any(axis=-1) & valid
+    apart = normals[box] - unit(image[box])
+    seen[box] &= ~_shown_otherwise(drawn.opened[box], apart, known[box])
+    there = hole & seen
     if not there.any():
         return None
-    whole = np.zeros(hole.shape, np.bool_)
-    whole[box] = there
-    beside, side, deep = known[box] & seen, max(hole.shape), _deep(whole)
-    told = np.float32(TOLD) * np.sqrt(np.minimum(deep, np.float32(DEEPEST)), dtype=np.float32)
-    against = max(drawn.head.doubt * _unexplained(apart, normals[box], there, beside, side), 1e-6)
-    sure = np.float32(1 - (drawn.head.doubt / FITS) ** 3)
-    weights = sure * told / (told + np.float32(against)) * (1 - rise(_nearby(apart, beside, there), *NEARBY))
-    vectors = image[there] + _closing(apart, there, beside, REACH / scale)
-    fine = np.maximum(weights, rise(deep, *DEEP) * np.minimum(FAINT * weights, PLAIN))
-    return Shown(whole, vectors, weights, fine if (fine > weights).any() else None)
+    told = np.float32(TOLD * (1 - (doubt / FITS) ** 3) / (doubt + LEAST) ** 1.5)
+    return _counted(image, told, normals, there, known & seen, scale)
+
+
+def _counted(
+    image: FloatArray,
+    told: FloatArray | np.float32,
+    normals: FloatArray,
+    there: BoolArray,
+    beside: BoolArray,
+    scale: float,
+    rim: float = RIM,
+) -> Shown:
+    """What shows a hole, its seam closed, and how much it counts by what is known around the hole.
+
+    Args:
+        image: float32 (h, w, 3), what it shows in and around the hole.
+        told: float32 (n,) or one for all, how much it counts before that.
+        normals: float32 (h, w, 3), unit at known texels.
+        there: bool (h, w), the n texels of the hole that it shows.
+        beside: bool (h, w), known texels that it shows.
+        scale: texels of the network's grid for one of these.
+        rim: how deep texels of the border count as if they lay, see `RIM`.
+    """
+    box, side = box_around(there, MARGIN), max(there.shape)
+    inside, beside = there[box], beside[box]
+    apart = normals[box] - unit(image[box])
+    near = _nearby(apart, beside, inside, side)
+    left = np.float32(_unexplained(apart, normals[box], inside, beside, side) + LEFT)
+    deep = _deep(there, DEEPEST) + np.float32(rim) * (1 - rise(near, *MET))
+    odds = told * np.sqrt(deep) / ((near + np.float32(NEAR)) * left) * (1 - rise(near, *OFF))
+    return Shown(there, image[there] + _closing(apart, inside, beside, REACH / scale), odds)
 
 
 def _unexplained(
@@ -371,18 +453,19 @@ def _shown_otherwise(opened: BoolArray, apart: FloatArray, known: BoolArray) -> 
     return np.asarray(off[parts])
 
 
-def _deep(there: BoolArray) -> FloatArray:
+def _deep(there: BoolArray, most: float = DEEP[1]) -> FloatArray:
     """How deep in what is shown texels lie: float32 (n,), in reading order.
 
     Args:
         there: bool (h, w), where anything is shown of a map.
+        most: no deeper than that is told.
 
     Returns:
-        Shares of the map's longer side, told no deeper than the last of `DEEP`.
+        Shares of the map's longer side.
     """
     side = max(there.shape)
-    deep: FloatArray = _depth(there, int(np.ceil(DEEP[1] * side)))[there] / np.float32(side)
-    return deep
+    deep: FloatArray = _depth(there, int(np.ceil(most * side)))[there] / np.float32(side)
+    return np.minimum(deep, np.float32(most))
 
 
 def _closing(apart: FloatArray, there: BoolArray, beside: BoolArray, reach: float) -> FloatArray:
@@ -400,31 +483,19 @@ def _closing(apart: FloatArray, there: BoolArray, beside: BoolArray, reach: floa
     return continued(apart, there, near, reach)
 
 
-def _faded(weights: FloatArray, there: BoolArray, half: float) -> FloatArray:
-    """Weights (n,) of texels of an area, less and less towards its edge, so that no step is left there.
-
-    Args:
-        weights: float32 (n,), in reading order.
-        there: bool (h, w), the area.
-        half: how deep they count half, in texels, at least one.
-    """
-    half = max(1.0, half)
-    deep = _depth(there, round(6 * half))[there]
-    return weights * deep / (deep + np.float32(half))
-
-
-def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray) -> FloatArray:
+def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray, side: int) -> FloatArray:
     """How far off a head is beside texels of the hole: mean square at known texels, continued harmonically.
 
     Args:
         apart: float32 (h, w, 3), how far off it is at known texels.
         known: bool (h, w).
         there: bool (h, w), the texels asked for.
+        side: the map's longer side.
 
     Returns:
         float32 (n,), in reading order.
     """
-    block = max(1, round(NEARBY_SIDE * max(known.shape)))
+    block = max(1, round(NEARBY_SIDE * side))
     squares = np.minimum(np.einsum("ijk,ijk->ij", apart, apart), FARTHEST)
     means, some = block_means(squares, known, block)
     means = harmonic.extend(means[None], some, ~some)[0]
