@@ -116,7 +116,7 @@ def test_a_mirror_image_that_differs_is_a_guess_and_no_more() -> None:
     assert not sure.any()
 
 
-def shares(*odds: float) -> tuple[list[float], list[float], float]:
+def shares(*odds: float, coarse: int | None = None) -> tuple[list[float], list[float], float]:
     """Of what is shown in an empty hole, each by odds of its own, a slope and a lid: which shares remain.
 
     Returns:
@@ -137,7 +137,8 @@ def shares(*odds: float) -> tuple[list[float], list[float], float]:
             for which, one in enumerate(odds):
                 lean = form if which == number else 0 * x
                 image = unit(np.stack([lean, 0 * x, np.ones_like(x)], axis=-1))
-                shown.append(Shown(hole, image[hole], np.full(np.count_nonzero(hole), one, np.float32)))
+                told = np.full(np.count_nonzero(hole), one, np.float32)
+                shown.append(Shown(hole, image[hole], told, which == coarse))
             got = mixed_with(flat, shown)
             assert np.array_equal(got[~hole], flat[~hole])
             assert np.linalg.norm(got, axis=-1).max() < 1 + 1e-6
@@ -157,6 +158,10 @@ def test_each_counts_by_its_odds_and_deep_in_a_hole_what_is_fine_by_their_square
     assert np.abs(np.array(slopes) - (0.6, 0.2)).max() < 0.02 and abs(rim - 0.6) < 0.03
     every = 0.8 * (1 + FINER * 0.2)
     assert np.abs(np.array(lids) - (0.9 * every, 0.1 * every)).max() < 0.06
+    # Of what is shown a second time, a few texels beside it, only what is coarse counts.
+    slopes, lids, rim = shares(3.0, 1.0, coarse=0)
+    assert np.abs(np.array(slopes) - (0.6, 0.2)).max() < 0.02 and abs(rim - 0.6) < 0.03
+    assert np.abs(np.array(lids) - (0, every)).max() < 0.06
     nothing = np.zeros((8, 8, 3), np.float32)
     assert np.array_equal(mixed_with(nothing, []), nothing)
 

@@ -87,7 +87,10 @@ HEAD_END = 0.3
 #: What is finer than blocks of that share of the longer side counts more where all that is shown counts in
 #: part, and goes by the squares of the odds: lids and a brow a little beside their place are an eye, half of
 #: them and half of the network's blur are a shadow. By how much more at most; and how deep in what is shown,
-#: as shares of the longer side, that begins and is in full.
+#: as shares of the longer side, that begins and is in full. The other half is shown twice, by a head and by
+#: the relief, a few texels apart: its coarse forms err least as a mean of both, but two lids beside each
+#: other are none. So one of both alone counts for what is fine: that by a head which counts itself, for it is
+#: led to where the head has things; or else the one with the larger odds.
 COARSE, FINER, DEEP = 3 / 64, 0.75, (1 / 64, 3 / 64)
 
 #: Over blocks of which share of the longer side it is looked how far off something is nearby. No texel
@@ -183,11 +186,13 @@ class Shown:
         there: bool (h, w), the texels, n of them.
         vectors: float32 (n, 3), unit but for edges, where they are shorter, in reading order.
         odds: float32 (n,), how many times as much it counts as the network's answer does.
+        coarse: whether, deep in a hole, only what is coarse of it counts, see `FINER`.
     """
 
     there: BoolArray
     vectors: FloatArray
     odds: FloatArray
+    coarse: bool = False
 
     @property
     def weights(self) -> FloatArray:
@@ -222,7 +227,7 @@ def mixed_with(field: FloatArray, shown: Sequence[Shown]) -> FloatArray:
     there = np.zeros(field.shape[:2], np.bool_)
     for one in shown:
         total[one.there] += one.odds
-        squares[one.there] += one.odds**2
+        squares[one.there] += 0 if one.coarse else one.odds**2
         there |= one.there
     result = field.copy()
     if not there.any():
@@ -233,8 +238,9 @@ def mixed_with(field: FloatArray, shown: Sequence[Shown]) -> FloatArray:
         apart = (one.vectors - field[one.there]).T
         every = 1 - 1 / total[one.there]
         share = one.odds / total[one.there]
-        more = np.minimum(every * (1 + FINER * (1 - every)), 1) * one.odds**2
-        more = more / np.maximum(squares[one.there], np.float32(1e-20)) - share
+        fully = np.minimum(every * (1 + FINER * (1 - every)), 1)
+        part = 0 if one.coarse else one.odds**2 / np.maximum(squares[one.there], np.float32(1e-20))
+        more = np.where(squares[one.there] > 0, fully * part - share, 0)
         inside = one.there[box]
         change[:, inside] += apart * share
         fine[:, inside] += apart * (more * rise(_deep(one.there), *DEEP))
