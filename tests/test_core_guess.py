@@ -19,6 +19,7 @@ from blender_normal_inpaint.core.guess import (
     Shown,
     first_guess,
     mixed_with,
+    shown_by_relief,
     slopes_lead,
 )
 from blender_normal_inpaint.core.normals import angular_error, unit
@@ -164,6 +165,17 @@ def test_each_counts_by_its_odds_and_deep_in_a_hole_what_is_fine_by_their_square
     assert np.abs(np.array(lids) - (0, every)).max() < 0.06
     nothing = np.zeros((8, 8, 3), np.float32)
     assert np.array_equal(mixed_with(nothing, []), nothing)
+
+
+def test_what_shows_nothing_that_is_known_counts_for_nothing(monkeypatch) -> None:
+    valid, hole = np.ones((96, 96), np.bool_), disc(96, 96, 48, 48, 20)
+    flat = np.zeros((96, 96, 3), np.float32)
+    flat[..., 2] = 1
+    for seen, counts in ((hole, False), (valid, True)):
+        answer = flat * seen[..., None], seen.astype(np.float32), 0.1
+        monkeypatch.setattr(relief, "other_side", lambda *_, answer=answer: answer)
+        shown = shown_by_relief(flat, flat, hole, valid)
+        assert shown is not None and bool(shown.odds.any()) == counts
 
 
 def test_in_the_gaps_of_a_head_the_other_half_counts_as_if_it_had_nothing() -> None:

@@ -504,6 +504,8 @@ def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray, side: int) ->
     block = max(1, round(NEARBY_SIDE * side))
     squares = np.minimum(np.einsum("ijk,ijk->ij", apart, apart), FARTHEST)
     means, some = block_means(squares, known, block)
+    if not some.any():  # nothing speaks for it
+        return np.full(np.count_nonzero(there), FARTHEST, np.float32)
     means = harmonic.extend(means[None], some, ~some)[0]
     result: FloatArray = np.maximum(between_blocks(means, block, known.shape), 0)[there]
     return result
