@@ -7,7 +7,7 @@ from synthetic import FakeEngine, disc, head, sphere_normals, wavy_normals, with
 from blender_normal_inpaint.core import fill, resample
 from blender_normal_inpaint.core.engine import Crop, Wide
 from blender_normal_inpaint.core.errors import Cancelled, InpaintError
-from blender_normal_inpaint.core.guess import Shown, first_guess
+from blender_normal_inpaint.core.guess import first_guess
 from blender_normal_inpaint.core.normals import angular_error, mirror, unit
 from blender_normal_inpaint.core.relief import other_side
 
@@ -82,22 +82,6 @@ def test_a_face_is_filled_with_its_other_half_too():
             got = fill.fill_crop(crop, FakeEngine())
             errors.append(float(angular_error(got, face)[hole].mean()))
         assert errors[0] < gain * errors[1] if gain < 1 else errors[0] == errors[1]
-
-
-def test_of_the_other_half_shown_twice_one_has_what_is_fine():
-    """The one that is led to where a head that counts has things, or else the one with the larger odds."""
-    hole = np.ones((2, 2), bool)
-    vectors = np.zeros((4, 3), np.float32)
-    small, large = (Shown(hole, vectors, np.full(4, odds, np.float32)) for odds in (1, 2))
-    for by_relief, by_twin, own, coarse in (
-        (large, small, small, [True, False]),
-        (large, small, None, [False, True]),
-        (small, large, None, [True, False]),
-        (None, small, None, [False]),
-        (large, None, small, [False]),
-        (None, None, small, []),
-    ):
-        assert [half.coarse for half in fill._halves(by_relief, by_twin, own)] == coarse
 
 
 def test_there_is_no_step_where_what_the_other_half_shows_ends():

@@ -17,11 +17,14 @@ from blender_normal_inpaint.core.guess import (
     SURE,
     TWINS,
     Shown,
+    _depth,
+    counted_together,
     first_guess,
     mixed_with,
     shown_by_relief,
     slopes_lead,
 )
+from blender_normal_inpaint.core.harmonic import grow
 from blender_normal_inpaint.core.normals import angular_error, unit
 from blender_normal_inpaint.core.symmetry import LIKE, mirror_image
 
@@ -117,6 +120,13 @@ def test_a_mirror_image_that_differs_is_a_guess_and_no_more() -> None:
     assert not sure.any()
 
 
+def depths(hole: np.ndarray) -> np.ndarray:
+    """How deep texels of a disc lie, in shares of the map's side."""
+    edge = np.argwhere(grow(~hole) & hole)
+    far = np.linalg.norm(np.argwhere(hole)[:, None] - edge, axis=-1).min(axis=1)
+    return (far / max(hole.shape)).astype(np.float32)
+
+
 def shares(*odds: float, coarse: int | None = None) -> tuple[list[float], list[float], float]:
     """Of what is shown in an empty hole, each by odds of its own, a slope and a lid: which shares remain.
 
@@ -139,7 +149,7 @@ def shares(*odds: float, coarse: int | None = None) -> tuple[list[float], list[f
                 lean = form if which == number else 0 * x
                 image = unit(np.stack([lean, 0 * x, np.ones_like(x)], axis=-1))
                 told = np.full(np.count_nonzero(hole), one, np.float32)
-                shown.append(Shown(hole, image[hole], told, which == coarse))
+                shown.append(Shown(hole, image[hole], told, depths(hole), which == coarse))
             got = mixed_with(flat, shown)
             assert np.array_equal(got[~hole], flat[~hole])
             assert np.linalg.norm(got, axis=-1).max() < 1 + 1e-6
@@ -178,17 +188,49 @@ def test_what_shows_nothing_that_is_known_counts_for_nothing(monkeypatch) -> Non
         assert shown is not None and bool(shown.odds.any()) == counts
 
 
+def shown_in(hole: np.ndarray, odds: float) -> Shown:
+    count = np.count_nonzero(hole)
+    told = np.full(count, odds, np.float32)
+    return Shown(hole, np.tile(np.array([0, 0, 1], np.float32), (count, 1)), told, np.zeros_like(told))
+
+
 def test_in_the_gaps_of_a_head_the_other_half_counts_as_if_it_had_nothing() -> None:
     hole = np.ones((4, 6), np.bool_)
     gaps = np.zeros_like(hole)
     gaps[:, :3] = True
-    up = np.zeros((24, 3), np.float32)
-    up[:, 2] = 1
-    half, own = (Shown(hole, up, np.full(24, odds, np.float32)) for odds in (2.0, 5.0))
-    odds = half.before(own, gaps).odds.reshape(4, 6)
-    assert (odds[:, 3:] == 2).all()
+    half, own = counted_together(None, shown_in(hole, 2), shown_in(hole, 5), gaps)
+    odds = half.odds.reshape(4, 6)
+    assert (odds[:, 3:] == 2).all() and (own.odds == 5).all()
     # Two of three parts, whatever the head itself shows.
     assert np.allclose(odds[:, :3] / (1 + odds[:, :3] + 5), 2 / 3)
+
+
+def test_of_the_other_half_shown_twice_one_has_what_is_fine() -> None:
+    """The one that is led to where a head that counts has things, or else the one with the larger odds."""
+    hole = np.ones((2, 2), bool)
+    small, large = shown_in(hole, 1), shown_in(hole, 2)
+    for by_relief, by_twin, own, coarse in (
+        (large, small, small, [True, False, False]),
+        (large, small, None, [False, True]),
+        (small, large, None, [True, False]),
+        (None, small, None, [False]),
+        (large, None, small, [False, False]),
+        (None, None, small, [False]),
+        (None, None, None, []),
+    ):
+        shown = counted_together(by_relief, by_twin, own, np.zeros_like(hole))
+        assert [one.coarse for one in shown] == coarse
+
+
+def test_how_deep_texels_lie_is_told_by_steps_to_the_edge() -> None:
+    for inside in (disc(40, 60, 8, 50, 14), ~disc(40, 60, 8, 50, 3), np.ones((40, 60), bool)):
+        for most in (2, 5, 30):
+            expected, left = np.zeros(inside.shape), inside
+            for _ in range(most):
+                left = ~grow(~left) & left
+                expected += left
+            assert np.array_equal(_depth(inside, most), expected)
+    assert not _depth(np.zeros((4, 5), bool), 3).any()
 
 
 def test_the_less_alike_the_halves_the_softer_the_other_one_ends(monkeypatch):

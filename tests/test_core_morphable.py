@@ -524,7 +524,8 @@ def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, rival, apart, doubt
     answers = iter(doubts)
     tried = []
 
-    def finished(family, view, grid, last, shape):
+    def finished(family, seen, last, shape):
+        view = seen.view
         tried.append((id(family), view.row, view.column, view.scale))
         doubt = next(answers)
         return None if doubt is None else drawing.Head(family, view, shape, doubt)

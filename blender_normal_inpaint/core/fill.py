@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from .engine import BoolArray, Cancel, Crop, Engine, FloatArray, Progress, never
 from .errors import Cancelled, InpaintError
 from .guess import (
     Shown,
+    counted_together,
     drawn_around,
     first_guess,
     mixed_with,
@@ -317,10 +318,8 @@ def _shape(
             drawn, by_twin, own = by_head.result()
             if drawn is not None and drawn.head.quarters != quarters:
                 field, by_relief = answered(drawn.head.quarters)
-            halves = _halves(by_relief, by_twin, own)
-            if drawn is not None and own is not None:
-                halves = [half.before(own, drawn.gaps) for half in halves]
-            field = mixed_with(field, halves if own is None else [*halves, own])
+            gaps = None if drawn is None else drawn.gaps
+            field = mixed_with(field, counted_together(by_relief, by_twin, own, gaps))
             front = drawn.head if drawn is not None and own is not None else None
     if seed is not None and hole.any():
         rng = np.random.default_rng(seed)
@@ -332,21 +331,6 @@ def _shape(
     field = spread(field, valid)
     _last[engine] = (digest.digest(), field, scale, front)
     return field, scale, front
-
-
-def _halves(by_relief: Shown | None, by_twin: Shown | None, own: Shown | None) -> list[Shown]:
-    """What the other half shows, of one of both alone what is fine, see `guess.FINER`.
-
-    Args:
-        by_relief: placed by the relief.
-        by_twin: placed by a head.
-        own: what that head shows itself, if it counts.
-    """
-    if by_relief is None or by_twin is None:
-        return [half for half in (by_relief, by_twin) if half is not None]
-    if own is not None or by_twin.odds.mean() >= by_relief.odds.mean():
-        return [replace(by_relief, coarse=True), by_twin]
-    return [by_relief, replace(by_twin, coarse=True)]
 
 
 def _by_head(

@@ -186,12 +186,14 @@ class Shown:
         there: bool (h, w), the texels, n of them.
         vectors: float32 (n, 3), unit but for edges, where they are shorter, in reading order.
         odds: float32 (n,), how many times as much it counts as the network's answer does.
+        deep: float32 (n,), how deep they lie in what is shown, see `_deep`.
         coarse: whether, deep in a hole, only what is coarse of it counts, see `FINER`.
     """
 
     there: BoolArray
     vectors: FloatArray
     odds: FloatArray
+    deep: FloatArray
     coarse: bool = False
 
     @property
@@ -199,18 +201,32 @@ class Shown:
         """The share (n,) that it has if nothing else shows anything, from 0 to 1."""
         return self.odds / (1 + self.odds)
 
-    def before(self, own: Shown, gaps: BoolArray) -> Shown:
-        """The same, counting in a head's gaps against what it shows itself as against the answer.
 
-        In its own gaps, a mouth's opening, the other half knows more.
+def counted_together(
+    by_relief: Shown | None, by_twin: Shown | None, own: Shown | None, gaps: BoolArray | None
+) -> list[Shown]:
+    """What a head and both views of the other half show, each counting beside the others.
 
-        Args:
-            own: what the head shows itself.
-            gaps: bool (h, w), its gaps.
-        """
-        times = np.ones(gaps.shape, np.float32)
-        times[own.there] += own.odds * gaps[own.there]
-        return replace(self, odds=self.odds * times[self.there])
+    Of both views one alone counts for what is fine, see `FINER`. In a head's gaps, a mouth's opening, they
+    count against what it shows itself as against the answer: there the other half knows more.
+
+    Args:
+        by_relief: the other half, placed by the map's relief.
+        by_twin: the same, placed by a head.
+        own: what that head shows itself, if it counts.
+        gaps: bool (h, w), that head's gaps.
+    """
+    if by_relief is not None and by_twin is not None:
+        if own is not None or by_twin.odds.mean() >= by_relief.odds.mean():
+            by_relief = replace(by_relief, coarse=True)
+        else:
+            by_twin = replace(by_twin, coarse=True)
+    halves = [half for half in (by_relief, by_twin) if half is not None]
+    if own is None or gaps is None:
+        return halves
+    times = np.ones(gaps.shape, np.float32)
+    times[own.there] += own.odds * gaps[own.there]
+    return [*(replace(half, odds=half.odds * times[half.there]) for half in halves), own]
 
 
 def mixed_with(field: FloatArray, shown: Sequence[Shown]) -> FloatArray:
@@ -243,7 +259,7 @@ def mixed_with(field: FloatArray, shown: Sequence[Shown]) -> FloatArray:
         more = np.where(squares[one.there] > 0, fully * part - share, 0)
         inside = one.there[box]
         change[:, inside] += apart * share
-        fine[:, inside] += apart * (more * rise(_deep(one.there), *DEEP))
+        fine[:, inside] += apart * (more * rise(one.deep, *DEEP))
     block = max(1, round(COARSE * max(there.shape)))
     coarse = np.stack([evened(plane, there[box], block)[there[box]] for plane in fine])
     change += fine
@@ -410,9 +426,10 @@ def _counted(
     apart = normals[box] - unit(image[box])
     near = _nearby(apart, beside, inside, side)
     left = np.float32(_unexplained(apart, normals[box], inside, beside, side) + LEFT)
-    deep = _deep(there, DEEPEST) + np.float32(rim) * (1 - rise(near, *MET))
-    odds = told * np.sqrt(deep) / ((near + np.float32(NEAR)) * left) * (1 - rise(near, *OFF))
-    return Shown(there, image[there] + _closing(apart, inside, beside, REACH / scale), odds)
+    deep = _deep(there)
+    lies = deep + np.float32(rim) * (1 - rise(near, *MET))
+    odds = told * np.sqrt(lies) / ((near + np.float32(NEAR)) * left) * (1 - rise(near, *OFF))
+    return Shown(there, image[there] + _closing(apart, inside, beside, REACH / scale), odds, deep)
 
 
 def _unexplained(
@@ -459,19 +476,14 @@ def _shown_otherwise(opened: BoolArray, apart: FloatArray, known: BoolArray) -> 
     return np.asarray(off[parts])
 
 
-def _deep(there: BoolArray, most: float = DEEP[1]) -> FloatArray:
-    """How deep in what is shown texels lie: float32 (n,), in reading order.
+def _deep(there: BoolArray) -> FloatArray:
+    """How deep texels lie in what is shown of a map, bool (h, w): float32 (n,), in reading order.
 
-    Args:
-        there: bool (h, w), where anything is shown of a map.
-        most: no deeper than that is told.
-
-    Returns:
-        Shares of the map's longer side.
+    In shares of the map's longer side, at most `DEEPEST`.
     """
     side = max(there.shape)
-    deep: FloatArray = _depth(there, int(np.ceil(most * side)))[there] / np.float32(side)
-    return np.minimum(deep, np.float32(most))
+    deep: FloatArray = _depth(there, int(np.ceil(DEEPEST * side)))[there] / np.float32(side)
+    return np.minimum(deep, np.float32(DEEPEST))
 
 
 def _closing(apart: FloatArray, there: BoolArray, beside: BoolArray, reach: float) -> FloatArray:
@@ -513,7 +525,13 @@ def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray, side: int) ->
 
 def _depth(inside: BoolArray, most: int) -> FloatArray:
     """How deep texels lie in an area, 0 at its edge, at most so many: float32 (h, w), 0 outside."""
-    return np.maximum(harmonic.steps_from(~inside, inside, most + 1) - 1, 0)
+    result = inside * np.float32(most)
+    if inside.any() and not inside.all():
+        # Its edge lies beside it, and what is farther from the edge lies deep enough.
+        boxes = zip(box_around(inside, 1), box_around(~inside, most + 1), strict=True)
+        box = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in boxes)
+        result[box] = np.maximum(harmonic.steps_from(~inside[box], inside[box], most + 1) - 1, 0)
+    return result
 
 
 def _other_half(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
@@ -115,6 +115,20 @@ class _Grid:
         self.hidden: BoolArray = (block_sum(valid, self.block) > 0.5 * area) & ~self.known
         self.normals = unit(block_sum(normals * known[..., None], self.block)) * self.known[..., None]
         self.shape: tuple[int, int] = self.known.shape
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A head of a family as a view shows it on a grid."""
+
+    family: Family
+    view: View
+    grid: _Grid
+
+    @functools.cached_property
+    def picture(self) -> Picture:
+        """Drawn once, for all that look at it."""
+        return Picture(self.family, self.view, self.grid.shape)
 
 
 def default_path() -> Path:
@@ -224,7 +238,7 @@ def _best(grids: Sequence[_Grid], looks: Pose, shape: tuple[int, int]) -> Head |
         shape: of the map.
     """
     place, grid, last = grids
-    begun: list[tuple[float, Family, View]] = []
+    begun: list[tuple[float, Family, _Seen]] = []
     enough = Event()
     with ThreadPoolExecutor() as beside:
         # Each on a core of its own: NumPy takes one.
@@ -238,14 +252,14 @@ def _best(grids: Sequence[_Grid], looks: Pose, shape: tuple[int, int]) -> Head |
     begun.sort(key=lambda one: one[0])
     best: Head | None = None
     ended: list[tuple[Family, View]] = []
-    for misfit, family, view in begun:
+    for misfit, family, seen in begun:
         # A head that fits all but well may have ended in the wrong place.
         if best is not None and (best.doubt < DOUBTFUL or misfit > RIVAL * begun[0][0]):
             break
-        if any(family is other and not _apart(view, before, grid) for other, before in ended):
+        if any(family is other and not _apart(seen.view, before, grid) for other, before in ended):
             continue
-        ended.append((family, view))
-        head = _finished(family, view, grid, last, shape)
+        ended.append((family, seen.view))
+        head = _finished(family, seen, last, shape)
         if head is not None and (best is None or head.doubt < best.doubt):
             best = head
     return best
@@ -253,8 +267,8 @@ def _best(grids: Sequence[_Grid], looks: Pose, shape: tuple[int, int]) -> Head |
 
 def _begun(
     family: Family, place: _Grid, grid: _Grid, looks: Pose, enough: Event
-) -> list[tuple[float, Family, View]]:
-    """The first steps of a family's heads from where they may lie: how badly each fits, and how it is seen.
+) -> list[tuple[float, Family, _Seen]]:
+    """The first steps of a family's heads from where they may lie: how badly each fits, and its light one.
 
     Args:
         family: of the heads.
@@ -263,19 +277,19 @@ def _begun(
         looks: the head, as far as is known.
         enough: set when no more are needed.
     """
-    light = family.light
     starts = _placed(family, place, looks, FIRST[0][0])
-    tries = [(0.0, start.on_grid(place.block / grid.block)) for start in starts]
+    share = place.block / grid.block
+    tries = [(0.0, _Seen(family.light, start.on_grid(share), grid)) for start in starts]
     for left, counts in FIRST:
         after = []
         for _, start in tries[:left]:
             if enough.is_set():
                 return []
-            view = _stepped(light, start, grid, counts)
-            if view is not None:
-                after.append((_misfit(light, view, grid, grid.known), view))
+            seen = _stepped(start, counts)
+            if seen is not None:
+                after.append((_misfit(seen, grid.known), seen))
         tries = sorted(after, key=lambda one: one[0])
-    return [(misfit, family, view) for misfit, view in tries]
+    return [(misfit, family, seen) for misfit, seen in tries]
 
 
 def _bent(head: Head, grid: _Grid) -> Head:
@@ -305,21 +319,21 @@ def _apart(view: View, other: View, grid: _Grid) -> bool:
     return bool(abs(np.log(view.scale / other.scale)) > 0.1 or turned > 0.1 or moved > 0.04)
 
 
-def _blinked(family: Family, view: View, grid: _Grid) -> View:
+def _blinked(seen: _Seen) -> _Seen:
     """The view, with eyes open or closed as the map has them: steps do not lead from one to the other."""
-    count = view.weights.size
-    lids = family.lids[:count].astype(np.float64)
+    view = seen.view
+    lids = seen.family.lids[: view.weights.size].astype(np.float64)
     along = float(lids @ lids)
     if along < 1e-6:
-        return view
+        return seen
     now = float(view.weights @ lids) / along
-    views = [view, *(replace(view, weights=view.weights + (to - now) * lids) for to in BLINKS)]
-    return min(views, key=lambda one: _plainly_off(family, one, grid))
+    others = (replace(view, weights=view.weights + (to - now) * lids) for to in BLINKS)
+    return min((seen, *(replace(seen, view=other) for other in others)), key=_plainly_off)
 
 
-def _plainly_off(family: Family, view: View, grid: _Grid) -> float:
+def _plainly_off(seen: _Seen) -> float:
     """Mean squared distance of tips where known texels show a head, of each at most `FAR`."""
-    picture = Picture(family, view, grid.shape)
+    picture, grid = seen.picture, seen.grid
     known = grid.known.reshape(-1)[picture.texels]
     if not known.any():
         return np.inf
@@ -327,24 +341,30 @@ def _plainly_off(family: Family, view: View, grid: _Grid) -> float:
     return float(np.minimum(np.einsum("px,px->p", apart, apart), FAR).mean())
 
 
-def _finished(family: Family, view: View, grid: _Grid, last: _Grid, shape: tuple[int, int]) -> Head | None:
-    """The head of a view after all steps, on a map of a shape; None if too little of it is seen."""
+def _finished(family: Family, seen: _Seen, last: _Grid, shape: tuple[int, int]) -> Head | None:
+    """The head after all steps, on a map of a shape; None if too little of it is seen.
+
+    Args:
+        family: of the head.
+        seen: a light one of that family after its first steps.
+        last: the grid on which it is made exact.
+        shape: of the map.
+    """
     count, before = family.lids.size, np.inf
-    light = family.light
-    view = _blinked(light, view, grid)
+    seen = _blinked(seen)
     for number in range(MOST):
-        step = _step(light, view, grid, count)
+        step = _step(seen, count)
         if step is None:
             return None
-        view, misfit = step
+        seen, misfit = step
         if number > 1 and misfit > before * (1 - GAIN):
             break
         before = misfit
-    view = _blinked(family, view.on_grid(grid.block / last.block), last)
-    finished = _stepped(family, view, last, (count,) * LAST)
+    seen = _blinked(_Seen(family, seen.view.on_grid(seen.grid.block / last.block), last))
+    finished = _stepped(seen, (count,) * LAST)
     if finished is None:
         return None
-    return Head(family, finished.on_grid(last.block), shape, _doubt(family, finished, last))
+    return Head(family, finished.view.on_grid(last.block), shape, _doubt(finished))
 
 
 def _placed(family: Family, grid: _Grid, looks: Pose, most: int) -> list[View]:
@@ -406,18 +426,19 @@ def _turn(axis: int, angle: float) -> NDArray[np.float64]:
     return result
 
 
-def _stepped(family: Family, view: View, grid: _Grid, counts: Sequence[int]) -> View | None:
-    """A view after some steps with so many modes each; None if too little of the head is seen."""
+def _stepped(seen: _Seen, counts: Sequence[int]) -> _Seen | None:
+    """A head after some steps with so many modes each; None if too little of it is seen."""
     for count in counts:
-        step = _step(family, view, grid, min(count, family.lids.size))
+        step = _step(seen, min(count, seen.family.lids.size))
         if step is None:
             return None
-        view = step[0]
-    return view
+        seen = step[0]
+    return seen
 
 
-def _doubt(family: Family, view: View, grid: _Grid) -> float:
+def _doubt(seen: _Seen) -> float:
     """See `Head.doubt`. Any smooth surface is like a forehead: that does not make it one."""
+    grid = seen.grid
     y, x = np.nonzero(grid.known)
     down, right = (2 * (axis - axis.mean()) / max(1, np.ptp(axis)) for axis in (y, x))
     powers = [right**i * down**j for i in range(SMOOTH + 1) for j in range(SMOOTH + 1 - i)]
@@ -432,23 +453,21 @@ def _doubt(family: Family, view: View, grid: _Grid) -> float:
         box = box_around(grid.hidden, max(rows.stop - rows.start, columns.stop - columns.start) // 2)
         near = np.zeros_like(near)
         near[box] = grid.known[box]
-    return _misfit(family, view, grid, near) / max(left, 1e-6)
+    return _misfit(seen, near) / max(left, 1e-6)
 
 
-def _misfit(family: Family, view: View, grid: _Grid, expected: BoolArray) -> float:
-    """How badly a view fits.
+def _misfit(seen: _Seen, expected: BoolArray) -> float:
+    """How badly a head fits.
 
     Args:
-        family: of the head.
-        view: of it.
-        grid: of the map.
+        seen: the head.
         expected: bool (h, w), the texels that it should cover.
 
     Returns:
         Mean squared distance of its normals' tips from the known ones', of texels that are not too far off,
         neighbours averaged; and `UNCOVERED` times the share of expected texels that do not show it.
     """
-    picture = Picture(family, view, grid.shape)
+    picture, grid = seen.picture, seen.grid
     texels = picture.texels[grid.known.reshape(-1)[picture.texels]]
     if not texels.size:
         return np.inf
@@ -489,13 +508,13 @@ def _slopes(picture: Picture, shape: tuple[int, int]) -> FloatArray:
     return result
 
 
-def _step(family: Family, view: View, grid: _Grid, count: int) -> tuple[View, float] | None:
+def _step(seen: _Seen, count: int) -> tuple[_Seen, float] | None:
     """One Gauss-Newton step of a view and its first modes, each of them standard normal beforehand.
 
     Returns:
-        The view after it, and the misfit before it; None where too little of the head is seen.
+        The head after it, and the misfit before it; None where too little of the head is seen.
     """
-    picture = Picture(family, view, grid.shape)
+    family, view, grid, picture = seen.family, seen.view, seen.grid, seen.picture
     known = grid.known.reshape(-1)[picture.texels]
     if np.count_nonzero(known) < FEWEST:
         return None
@@ -539,7 +558,7 @@ def _step(family: Family, view: View, grid: _Grid, count: int) -> tuple[View, fl
         float(np.clip(view.nearness + NEARNESS * step[6], 0, NEAREST)),
         np.clip(now[7:] + step[7:], -MOST_UNUSUAL, MOST_UNUSUAL),
     )
-    return moved, misfit
+    return _Seen(family, moved, grid), misfit
 
 
 @functools.lru_cache(maxsize=1)
