@@ -189,7 +189,7 @@ def test_what_shows_nothing_that_is_known_counts_for_nothing(monkeypatch) -> Non
 
 
 def shown_in(hole: np.ndarray, odds: float) -> Shown:
-    count = np.count_nonzero(hole)
+    count = int(np.count_nonzero(hole))
     told = np.full(count, odds, np.float32)
     return Shown(hole, np.tile(np.array([0, 0, 1], np.float32), (count, 1)), told, np.zeros_like(told))
 

@@ -106,6 +106,16 @@ def test_unit_replaces_what_has_no_direction():
     assert np.allclose(normals.unit(field), np.array([[0, 0, 1], [0, 0, 1], [0.6, 0, 0.8]]))
 
 
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (4, 5, 2)])
+def test_products_of_vectors_are_numpys(shape):
+    first, second = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    before = first.copy(), second.copy()
+    assert np.allclose(normals.dot(first, second), (first * second).sum(axis=-1))
+    assert np.array_equal(first, before[0]) and np.array_equal(second, before[1])
+    if shape[-1] == 3:
+        assert np.allclose(normals.cross(first, second), np.cross(first, second), atol=1e-6)
+
+
 def test_mirror_turns_the_vectors_too():
     field, _ = sphere_normals(33, 47)
     assert normals.angular_error(normals.mirror(field), field).max() < 0.1  # a ball is symmetric

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import udim
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
-from .normals import cross, unit
+from .normals import cross, dot, unit
 from .raster import IntArray, rasterize
 from .regions import Box
 from .resample import block_any, enlarge, spread
@@ -107,7 +107,7 @@ class Frames:
     def local(self, vectors: FloatArray) -> FloatArray:
         """Vectors (..., 3) in their frames."""
         axes = self.tangents, self.bitangents, self.normals
-        return np.stack([np.einsum("...i,...i->...", axis, vectors) for axis in axes], axis=-1)
+        return np.stack([dot(axis, vectors) for axis in axes], axis=-1)
 
     def of_local(self, vectors: FloatArray, chosen: tuple[NDArray[np.intp], ...]) -> FloatArray:
         """Vectors (k, 3) in the frames of chosen texels, in the map's axes."""
@@ -464,11 +464,11 @@ def _mean_directions(values: FloatArray, corners: IntArray, count: int) -> Float
 
 def _square_to(normals: FloatArray, vectors: FloatArray) -> FloatArray:
     """Unit vectors square to unit normals (..., 3): nearest to some vectors, or any where these tell none."""
-    flat = vectors - np.einsum("...i,...i->...", vectors, normals)[..., None] * normals
-    length, whole = (np.einsum("...i,...i->...", field, field) for field in (flat, vectors))
+    flat = vectors - dot(vectors, normals)[..., None] * normals
+    length, whole = (dot(field, field) for field in (flat, vectors))
     lost = ~(length > 1e-6 * whole)
     if lost.any():
         axes = np.eye(3, dtype=np.float32)[np.argmin(np.abs(normals[lost]), axis=-1)]
         flat[lost] = axes - np.einsum("ki,ki->k", axes, normals[lost])[:, None] * normals[lost]
-        length = np.einsum("...i,...i->...", flat, flat)
+        length = dot(flat, flat)
     return np.asarray(flat / np.sqrt(length)[..., None], np.float32)

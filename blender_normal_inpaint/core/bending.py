@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
-from .normals import unit
+from .normals import dot, unit
 from .planes import convolve, enlarge, gaussian, margin, shrink
 from .resample import block_any, block_sum, framed, sampled
 
@@ -77,23 +77,23 @@ def origins(shown: FloatArray, normals: FloatArray, hole: BoolArray) -> FloatArr
         near = grow(block_any(hole, block), REACH)
         rows, columns = (axis.astype(np.float32) for axis in np.nonzero(near))
         picture, aim = _means(shown, block), _means(normals, block)[near]
-        known = _dot(aim, aim) > 0.5
+        known = dot(aim, aim) > 0.5
         layers = np.zeros((near.shape[0] + 2, near.shape[1] + 2, 10), np.float32)
         layers[1:-1, 1:-1, :3] = picture
         np.subtract(picture[2:], picture[:-2], out=layers[2:-2, 1:-1, 3:6])
         np.subtract(picture[:, 2:], picture[:, :-2], out=layers[1:-1, 2:-2, 6:9])
         layers[..., 3:9] *= 0.5
-        layers[1:-1, 1:-1, 9] = np.einsum("ijk,ijk->ij", picture, picture) > 0.5
+        layers[1:-1, 1:-1, 9] = dot(picture, picture) > 0.5
         products = np.zeros((5, *near.shape), np.float32)
         for _ in range(STEPS):
             moves = enlarge(margin(result), 2)[:, near]
             found = sampled(layers, rows + moves[0], columns + moves[1])
             vectors, down, across = unit(found[:, :3]), found[:, 3:6], found[:, 6:9]
             apart = aim - vectors
-            weights = (known & (found[:, 9] > 0.99)) / np.square(1 + _dot(apart, apart) / NARROW**2)
+            weights = (known & (found[:, 9] > 0.99)) / np.square(1 + dot(apart, apart) / NARROW**2)
             pairs = (down, down), (down, across), (across, across), (down, apart), (across, apart)
             for plane, pair in zip(products, pairs, strict=True):
-                plane[near] = _dot(*pair) * weights
+                plane[near] = dot(*pair) * weights
             dd, da, aa, dr, ar = convolve(shrink(products, 2), gaussian(1.0))
             dd, aa = dd + np.float32(TELLING**2 / 4), aa + np.float32(TELLING**2 / 4)
             step = np.stack([aa * dr - da * ar, dd * ar - da * dr]) / (dd * aa - da * da)
@@ -102,15 +102,11 @@ def origins(shown: FloatArray, normals: FloatArray, hole: BoolArray) -> FloatArr
     return result
 
 
-def _dot(one: FloatArray, other: FloatArray) -> FloatArray:
-    return np.asarray(np.einsum("nk,nk->n", one, other), np.float32)
-
-
 def _means(vectors: FloatArray, block: int) -> FloatArray:
     """Directions of the unit vectors (h, w, 3) in blocks, zero where most are zero: (h', w', 3)."""
     if block == 1:
         return vectors
-    most = block_sum(np.einsum("ijk,ijk->ij", vectors, vectors), block) > 0.5 * block**2
+    most = block_sum(dot(vectors, vectors), block) > 0.5 * block**2
     return np.asarray(unit(block_sum(vectors, block)) * most[..., None], np.float32)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .head import Head
-from .normals import unit
+from .normals import dot, unit
 from .planes import convolve, gaussian
 from .resample import enlarge
 
@@ -57,7 +57,7 @@ def sharpen(
     """
     if len(rows) < 2 or rows[1] - rows[0] > 0.75:
         return
-    length = np.sqrt(np.einsum("ijk,ijk->ij", field, field))
+    length = np.sqrt(dot(field, field))
     edges = (length < SHORT) & (length > 0.05)
     around = grow(edges, WIDE)
     if not around.any():
@@ -67,7 +67,7 @@ def sharpen(
     guide.reshape(-1, 3)[small.texels] = small.normals
     apart = field - guide
     counts = (length >= SHORT) & guide.any(axis=-1)
-    elsewhere = counts & around & (np.einsum("ijk,ijk->ij", apart, apart) > OFF)
+    elsewhere = counts & around & (dot(apart, apart) > OFF)
     share = _softly(around & ~grow(elsewhere, APART), rows, columns)
     there = wanted & (share > 0)
     if not there.any():

@@ -30,7 +30,7 @@ from .harmonic import grow
 from .head import Drawn, Head
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
 from .morphable import fitted, packed, unpacked
-from .normals import quarter_turned, unit
+from .normals import dot, quarter_turned, unit
 from .resample import area_table, block_sum, box_around, classify, enlarge, mean_directions, shrink, spread
 from .symmetry import quarters as layout_quarters
 
@@ -324,7 +324,7 @@ def _shape(
     if seed is not None and hole.any():
         rng = np.random.default_rng(seed)
         # Vectors are shorter at edges, which keeps those straight when they are enlarged.
-        length = np.sqrt(np.einsum("...i,...i->...", field, field))[..., None]
+        length = np.sqrt(dot(field, field))[..., None]
         field = length * add_detail(
             unit(field), normals, hole, valid, space, 1 / scale, rng, twin=twin, pores=pores
         )

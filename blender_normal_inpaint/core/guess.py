@@ -11,7 +11,7 @@ from . import harmonic, relief, tension
 from .closing import MARGIN, continued, mixed, planes_around, roughness
 from .engine import BoolArray, FloatArray
 from .head import USELESS, Drawn, Head
-from .normals import unit
+from .normals import dot, unit
 from .regions import label
 from .resample import between_blocks, block_means, box_around, evened, rise
 from .symmetry import mirror_image
@@ -140,7 +140,7 @@ def first_guess(
                 sure = there
     if unknown.any():
         guess = _continued(result, unknown, known, REACH / scale, steps)
-        length = np.linalg.norm(guess, axis=-1, keepdims=True)
+        length = np.sqrt(dot(guess, guess))[:, None]
         result[unknown] = guess / np.maximum(length, 1e-6) * (length > 1e-3)
     return result, sure
 
@@ -264,7 +264,7 @@ def mixed_with(field: FloatArray, shown: Sequence[Shown]) -> FloatArray:
     coarse = np.stack([evened(plane, there[box], block)[there[box]] for plane in fine])
     change += fine
     moved = field[there] + (change[:, there[box]] - coarse * rise(_deep(there), *DEEP)).T
-    result[there] = moved / np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1)
+    result[there] = moved / np.maximum(np.sqrt(dot(moved, moved)), 1)[:, None]
     return result
 
 
@@ -471,7 +471,7 @@ def _shown_otherwise(opened: BoolArray, apart: FloatArray, known: BoolArray) -> 
     parts, count = label(opened)
     inside, vectors = parts[known], apart[known]
     texels = np.bincount(inside, minlength=count + 1)
-    off = np.bincount(inside, np.einsum("pk,pk->p", vectors, vectors), count + 1) > ASIDE * texels
+    off = np.bincount(inside, dot(vectors, vectors), count + 1) > ASIDE * texels
     off[0] = False
     return np.asarray(off[parts])
 
@@ -495,7 +495,7 @@ def _closing(apart: FloatArray, there: BoolArray, beside: BoolArray, reach: floa
         beside: bool (h, w), known texels.
         reach: see `closing.continued`.
     """
-    near = beside & (np.einsum("ijk,ijk->ij", apart, apart) < ASIDE)
+    near = beside & (dot(apart, apart) < ASIDE)
     if not near.any():
         return np.zeros((np.count_nonzero(there), apart.shape[-1]), np.float32)
     return continued(apart, there, near, reach)
@@ -514,7 +514,7 @@ def _nearby(apart: FloatArray, known: BoolArray, there: BoolArray, side: int) ->
         float32 (n,), in reading order.
     """
     block = max(1, round(NEARBY_SIDE * side))
-    squares = np.minimum(np.einsum("ijk,ijk->ij", apart, apart), FARTHEST)
+    squares = np.minimum(dot(apart, apart), FARTHEST)
     means, some = block_means(squares, known, block)
     if not some.any():  # nothing speaks for it
         return np.full(np.count_nonzero(there), FARTHEST, np.float32)

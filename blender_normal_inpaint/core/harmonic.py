@@ -97,7 +97,9 @@ class _Laplacian:
             where = np.flatnonzero(border)
             target[:, where] += plain[:, flat[where] + away]
         self.target = in_rows(target)
-        self.inverse: FloatArray = np.divide(1, np.maximum(degree, 1), dtype=np.float32)[:, None]
+        inverse = np.divide(1, np.maximum(degree, 1), dtype=np.float32)
+        # Rows of a single number are slow to spread over rows of several.
+        self.inverse: FloatArray = np.repeat(inverse[:, None], self.target.shape[1], axis=1)
         self._degree = np.repeat(degree[:, None], self.target.shape[1], axis=1)
         self._padded = np.zeros((flat.size + 1, self.target.shape[1]), np.float32)
         self._gathered = np.empty_like(self.target)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .bending import AROUND, Bend, origins
 from .engine import BoolArray, FloatArray
 from .harmonic import extend, grow
-from .normals import cross, unit
+from .normals import unit
 from .planes import convolve, enlarge, gaussian, margin
 from .raster import IntArray, rasterize
 from .regions import label
@@ -108,18 +108,27 @@ class Family:
 
     @functools.cached_property
     def _corners(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The triangles' corners ordered by vertex, and where each vertex begins among them."""
+        """The triangles around each vertex, one vertex after the other, and where each begins among them."""
         corners = self.triangles.reshape(-1)
         order = np.argsort(corners, kind="stable")
-        return order, np.searchsorted(corners[order], np.arange(len(self.mean)))
+        return order // 3, np.searchsorted(corners[order], np.arange(len(self.mean)))
+
+    @functools.cached_property
+    def _ends(self) -> list[NDArray[np.intp]]:
+        """The triangles' first, second and third corners, as `take` wants them."""
+        return [np.ascontiguousarray(self.triangles[:, i], np.intp) for i in range(3)]
 
     def shape(self, weights: NDArray[np.float64]) -> FloatArray:
         """The vertices (n, 3) for weights (j,) of the first modes."""
         by = weights.astype(np.float32)
         modes = self.modes.reshape(self.mean.size, -1)[:, : by.size]
-        moved = np.concatenate(
-            [self._in_centimetres(modes[i : i + PART]) @ by for i in range(0, len(modes), PART)]
-        )
+        if modes.dtype == np.float32:
+            moved = modes @ by
+        else:
+            by, moved = by * np.float32(self.step), np.empty(len(modes), np.float32)
+            for start in range(0, len(modes), PART):
+                part = modes[start : start + PART]
+                moved[start : start + PART] = part.astype(np.float32) @ by
         result: FloatArray = self.mean + moved.reshape(self.mean.shape)
         return result
 
@@ -137,10 +146,17 @@ class Family:
 
     def normals(self, vertices: FloatArray) -> FloatArray:
         """Smooth unit normals of vertices: the mean of the triangles around them, by area."""
-        order, starts = self._corners
-        a, b, c = (vertices[self.triangles[:, i]] for i in range(3))
-        faces = np.repeat(cross(b - a, c - a), 3, axis=0)
-        return unit(np.add.reduceat(faces[order], starts, axis=0))
+        around, starts = self._corners
+        # Axes of three values are slow to gather and to add up: x, y and z have arrays of their own.
+        axes = np.ascontiguousarray(vertices.T)
+        first, second, third = (axes.take(end, axis=1) for end in self._ends)
+        along, across = second - first, third - first
+        sums = np.empty(vertices.shape, np.float32)
+        for i in range(3):
+            j, k = (i + 1) % 3, (i + 2) % 3
+            faces = along[j] * across[k] - along[k] * across[j]
+            sums[:, i] = np.add.reduceat(faces.take(around), starts)
+        return unit(sums)
 
 
 @dataclass(frozen=True)
@@ -304,8 +320,8 @@ class Head:
 
     def _points(self, picture: Picture, chosen: NDArray[np.intp] | slice = slice(None)) -> FloatArray:
         """Where the head lies that some texels of a picture show: float32 (p, 3), in its own frame."""
-        corners = picture.vertices[self.family.triangles[picture.triangles[chosen]]]
-        return np.asarray(np.einsum("pk,pkx->px", picture.weights[chosen], corners), np.float32)
+        corners = self.family.triangles.take(picture.triangles[chosen], axis=0)
+        return _between(picture.vertices, corners, picture.weights[chosen])
 
     def bridged(
         self, other: OtherSide, normals: FloatArray, known: BoolArray, wanted: BoolArray
@@ -611,6 +627,16 @@ def _hidden(layers: FloatArray, there: BoolArray, gaps: BoolArray) -> tuple[Floa
     return unit(np.einsum("gn,gnk->gk", weights, near[..., :3]).astype(np.float32)), front[:, 0]
 
 
+def _between(vectors: FloatArray, corners: IntArray, weights: FloatArray) -> FloatArray:
+    """Means (p, x) of three vectors each of some (n, x), by corners (p, 3) and their weights (p, 3)."""
+    result = np.empty((len(corners), vectors.shape[1]), np.float32)
+    ends, shares = np.ascontiguousarray(corners.T, np.intp), np.ascontiguousarray(weights.T)
+    for axis, values in enumerate(np.ascontiguousarray(vectors.T)):
+        parts = [values.take(end) * share for end, share in zip(ends, shares, strict=True)]
+        result[:, axis] = parts[0] + parts[1] + parts[2]
+    return result
+
+
 class Picture:
     """What a view shows of a head.
 
@@ -632,5 +658,5 @@ class Picture:
             view.places(self.seen), self.seen[:, 2], family.triangles, shape, wanted
         )
         normals = family.mean_normals if plain else family.normals(self.vertices)
-        corners = normals[family.triangles[self.triangles]]
-        self.normals = unit(view.seen(np.einsum("pk,pkx->px", self.weights, corners)))
+        shown = view.seen(_between(normals, family.triangles.take(self.triangles, axis=0), self.weights))
+        self.normals = unit(shown)

@@ -25,7 +25,7 @@ from .bending import AROUND, Bend, goals, origins
 from .engine import BoolArray, FloatArray
 from .harmonic import grow
 from .head import Family, Head, Picture, View
-from .normals import cross, unit
+from .normals import cross, dot, unit
 from .pose import Pose, arrays_of, pose
 from .resample import block_sum, box_around, rise
 
@@ -338,7 +338,7 @@ def _plainly_off(seen: _Seen) -> float:
     if not known.any():
         return np.inf
     apart = (grid.normals.reshape(-1, 3)[picture.texels] - picture.normals)[known]
-    return float(np.minimum(np.einsum("px,px->p", apart, apart), FAR).mean())
+    return float(np.minimum(dot(apart, apart), FAR).mean())
 
 
 def _finished(family: Family, seen: _Seen, last: _Grid, shape: tuple[int, int]) -> Head | None:
@@ -386,10 +386,11 @@ def _placed(family: Family, grid: _Grid, looks: Pose, most: int) -> list[View]:
         front = turned[:, 2] > 0.1
         axes = np.ascontiguousarray(turned[front].T)
         view = View(turn, 1.0, middle, middle, NEARNESS, np.zeros(0))
-        seen = view.seen(family.mean[front])
+        # At a scale of one, from the head's origin: those of any scale follow.
+        flat = np.ascontiguousarray((view.places(view.seen(family.mean[front])) - np.float32(middle)).T)
         for across_map in WIDTHS:
             view = replace(view, scale=side / across_map)
-            column, row = np.rint(view.places(seen)).T
+            column, row = np.rint(flat * np.float32(view.scale) + np.float32(middle))
             inside = np.flatnonzero((column >= 0) & (column < side) & (row >= 0) & (row < side))
             cell = (row[inside] * side + column[inside]).astype(np.intp)
             sums = np.stack([np.bincount(cell, axis[inside], side * side) for axis in axes])
@@ -519,7 +520,7 @@ def _step(seen: _Seen, count: int) -> tuple[_Seen, float] | None:
     if np.count_nonzero(known) < FEWEST:
         return None
     apart = grid.normals.reshape(-1, 3)[picture.texels] - picture.normals
-    squares = np.einsum("px,px->p", apart, apart)
+    squares = dot(apart, apart)
     mean = float(np.minimum(squares[known], 1).mean())
     weights = known * _counts(squares, min(2.0, max(NARROW, WIDE * mean**0.5)))
     misfit = float(np.dot(weights, squares) / max(float(weights.sum()), 1e-6))
@@ -531,10 +532,10 @@ def _step(seen: _Seen, count: int) -> tuple[_Seen, float] | None:
     change = change.reshape(3 * used.size, -1)
     # In units of the texels' own uncertainty.
     spread = NOISE * max(misfit, EXACT) * used.size / WITNESSES
-    weight = np.repeat(weights[used], 3) / np.float32(spread)
-    weighted = change * weight[:, None]
-    curvature = _products(weighted, change).astype(np.float64)
-    slope = (weighted.T @ apart[used].reshape(-1)).astype(np.float64)
+    root = np.sqrt(np.repeat(weights[used], 3) / np.float32(spread), dtype=np.float32)
+    change *= root[:, None]
+    curvature = _products(change).astype(np.float64)
+    slope = (change.T @ (apart[used].reshape(-1) * root)).astype(np.float64)
     now, prior = np.zeros(7 + count), np.ones(7 + count)
     moved_so_far = min(count, view.weights.size)
     now[7 : 7 + moved_so_far] = view.weights[:moved_so_far]
@@ -571,9 +572,9 @@ def _has_blas() -> bool:
         return False
 
 
-def _products(first: FloatArray, second: FloatArray) -> FloatArray:
-    """first.T @ second, float32 (j, k) of (p, j) and (p, k): without a BLAS eight times as fast."""
-    result: FloatArray = first.T @ second if _has_blas() else np.einsum("pj,pk->jk", first, second)
+def _products(columns: FloatArray) -> FloatArray:
+    """columns.T @ columns, float32 (k, k) of (p, k): without a BLAS eight times as fast."""
+    result: FloatArray = columns.T @ columns if _has_blas() else np.einsum("pj,pk->jk", columns, columns)
     return result
 
 

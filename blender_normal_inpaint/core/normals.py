@@ -83,16 +83,26 @@ def from_float(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 
 def unit(vectors: FloatArray) -> FloatArray:
     """The vectors (..., 3) at unit length; those too short to have a direction become (0, 0, 1)."""
-    scale = np.einsum("...i,...i->...", vectors, vectors)
+    scale = dot(vectors, vectors)
     short = ~(scale > np.float32(1e-12))  # also true of NaN
     any_short = bool(short.any())
     if any_short:
         scale = np.where(short, np.float32(1), scale)
     scale = np.sqrt(scale, dtype=np.float32)
     scale = np.reciprocal(scale)
-    result: FloatArray = np.multiply(vectors, scale[..., None], dtype=np.float32)
+    result: FloatArray = np.empty(vectors.shape, np.float32)
+    for i in range(3):
+        np.multiply(vectors[..., i], scale, out=result[..., i], dtype=np.float32)
     if any_short:
         result[short] = (0.0, 0.0, 1.0)
+    return result
+
+
+def dot(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Scalar products along a last axis of a few numbers: (...). Faster than NumPy's."""
+    result: FloatArray = first[..., 0] * second[..., 0]
+    for i in range(1, first.shape[-1]):
+        result += first[..., i] * second[..., i]
     return result
 
 
@@ -151,7 +161,7 @@ def decode_vectors(pixels: Pixels, encoding: Encoding) -> FloatArray:
     if encoding.two_channel:
         vectors = np.empty((*stored.shape[:2], 3), np.float32)
         vectors[..., :2] = stored
-        squared = np.einsum("...i,...i->...", stored, stored)
+        squared = dot(stored, stored)
         vectors[..., 2] = np.sqrt(np.maximum(np.float32(0), np.float32(1) - squared))
         over = squared > 1
         if over.any():
@@ -215,5 +225,5 @@ def angular_error(first: FloatArray, second: FloatArray) -> FloatArray:
 
 def has_direction(vectors: FloatArray) -> BoolArray:
     """Where decoded vectors (..., 3) are finite and long enough to have a direction."""
-    squared = np.einsum("...i,...i->...", vectors, vectors)
+    squared = dot(vectors, vectors)
     return np.asarray((squared >= np.float32(ZERO_LENGTH**2)) & np.isfinite(squared))

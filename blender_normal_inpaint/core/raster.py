@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
+from .normals import dot
 from .resample import area_table
 
 IntArray = NDArray[np.int32]
@@ -40,11 +41,12 @@ def rasterize(
     """
     rows, columns = shape
     # Axes of a few values are slow to reduce: each corner has arrays of its own.
-    x, y = ([np.ascontiguousarray(axis[triangles[:, i]]) for i in range(3)] for axis in places.T)
+    ends = [np.ascontiguousarray(triangles[:, i], np.intp) for i in range(3)]
+    x, y = ([axis.take(end) for end in ends] for axis in np.ascontiguousarray(places.T))
     # Rows run downwards, so that what faces the camera runs clockwise.
     area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
     there = np.flatnonzero(area < -1e-9)
-    x, y, area = [axis[there] for axis in x], [axis[there] for axis in y], area[there]
+    x, y, area = [axis.take(there) for axis in x], [axis.take(there) for axis in y], area.take(there)
     left, width = _extent(x, columns)
     top, height = _extent(y, rows)
     count = width * height
@@ -53,38 +55,48 @@ def rasterize(
         right, bottom = left + width, top + height
         count *= (table[bottom, right] - table[top, right]) > (table[bottom, left] - table[top, left])
     struck = np.flatnonzero(count)
-    there, area, count = there[struck], area[struck], count[struck]
-    left, top, width = left[struck], top[struck], width[struck]
+    there, area, count = there.take(struck), area.take(struck), count.take(struck)
+    left, top, width = left.take(struck), top.take(struck), width.take(struck)
     # From the first texel of the rectangle around each triangle, where numbers are small.
-    x, y = [axis[struck] - left for axis in x], [axis[struck] - top for axis in y]
-    number = np.repeat(np.arange(there.size, dtype=np.int32), count)
+    x, y = [axis.take(struck) - left for axis in x], [axis.take(struck) - top for axis in y]
+    number = np.repeat(np.arange(there.size), count)
     place = np.arange(number.size, dtype=np.int32) - np.repeat(
         np.cumsum(count, dtype=np.int32) - count, count
     )
-    row = place // width[number]
-    column = place - row * width[number]
-    texel = (top[number] + row) * np.int32(columns) + left[number] + column
+    wide = width.take(number)
+    row = place // wide
+    column = place - row * wide
+    texel = row * np.int32(columns) + (top * np.int32(columns) + left).take(number) + column
     if wanted is not None:
-        asked = np.flatnonzero(wanted.reshape(-1)[texel])
-        number, row, column, texel = number[asked], row[asked], column[asked], texel[asked]
-    weights = np.empty((number.size, 3), np.float32)
+        asked = np.flatnonzero(wanted.reshape(-1).take(texel))
+        number, row, column, texel = (part.take(asked) for part in (number, row, column, texel))
+    # In double precision: the planes of a sliver are steep.
+    down, across = row.astype(np.float64), column.astype(np.float64)
+    shares, within = [], np.ones(number.size, np.bool_)
     for i in range(3):
         j, k = (i + 1) % 3, (i + 2) % 3
         planes = y[j] - y[k], x[k] - x[j], x[j] * y[k] - x[k] * y[j]
-        a, b, c = ((plane / area)[number] for plane in planes)
-        weights[:, i] = a * column + b * row + c
-    inside = np.flatnonzero((weights[:, 0] > -_EDGE) & (weights[:, 1] > -_EDGE) & (weights[:, 2] > -_EDGE))
-    number, weights, texel = number[inside], weights[inside], texel[inside]
+        a, b, c = ((plane / area).take(number) for plane in planes)
+        a *= across
+        b *= down
+        a += b
+        a += c
+        shares.append(a.astype(np.float32))
+        within &= shares[i] > -_EDGE
+    inside = np.flatnonzero(within)
+    number, texel = number.take(inside), texel.take(inside)
+    weights = np.stack([share.take(inside) for share in shares], axis=1)
     nearest = np.full(rows * columns, -1, np.intp)
     nearest[texel] = np.arange(texel.size)
     # Where there are several, what is assigned last stays: the nearest.
-    several = np.flatnonzero((np.bincount(texel, minlength=nearest.size) > 1)[texel])
-    corners = depth[triangles[there[number[several]]]]
-    several = several[np.argsort(np.einsum("kc,kc->k", weights[several], corners), kind="stable")]
-    nearest[texel[several]] = several
+    several = np.flatnonzero((np.bincount(texel, minlength=nearest.size) > 1).take(texel))
+    corners = depth.take(triangles.take(there.take(number.take(several)), axis=0))
+    far = dot(weights.take(several, axis=0), corners)
+    several = several.take(np.argsort(far, kind="stable"))
+    nearest[texel.take(several)] = several
     seen = np.flatnonzero(nearest >= 0)
-    nearest = nearest[seen]
-    return seen, there[number[nearest]], weights[nearest]
+    nearest = nearest.take(seen)
+    return seen, there.take(number.take(nearest)), weights.take(nearest, axis=0)
 
 
 def _extent(axis: list[FloatArray], length: int) -> tuple[IntArray, IntArray]:

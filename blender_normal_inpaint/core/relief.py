@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
-from .normals import unit
+from .normals import dot, unit
 from .pose import Pose, pose
 from .resample import block_sum, evened, framed, rise, sampled, spread
 from .solver import solve
@@ -201,8 +201,8 @@ class _Halves:
         surface = np.maximum(sample[:, 4], 1e-6)
         met = sample[:, 4] > 0.6
         vectors = sample[:, :3] - (2 * (sample[:, :3] @ normal))[:, None] * normal
-        length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        tips = 2 - 2 * np.einsum("ij,ij->i", vectors, self._vectors) / np.maximum(length, 1e-6)
+        length = np.sqrt(dot(vectors, vectors))
+        tips = 2 - 2 * dot(vectors, self._vectors) / np.maximum(length, 1e-6)
         behind = (sample[:, 3] / surface - there[:, 2]) / np.float32(NEAR * self.side)
         costs = tips / (1 + tips / ODD) + BEHIND * np.minimum(behind * behind, 1)
         weight = self._weight * (sample[:, 5] / surface) * met

@@ -226,9 +226,10 @@ def enlarge(field: FloatArray, rows: NDArray[np.float64], columns: NDArray[np.fl
 
 def box_around(flags: BoolArray, margin: int) -> tuple[slice, slice]:
     """Rows and columns of the set flags (h, w), and so many more on each side, within; there must be some."""
-    y, x = np.nonzero(flags)
+    y = np.flatnonzero(flags.any(axis=1))
+    x = np.flatnonzero(flags[y[0] : y[-1] + 1].any(axis=0))
     rows, columns = (
-        slice(max(0, int(axis.min()) - margin), min(length, int(axis.max()) + margin + 1))
+        slice(max(0, int(axis[0]) - margin), min(length, int(axis[-1]) + margin + 1))
         for axis, length in zip((y, x), flags.shape, strict=True)
     )
     return rows, columns

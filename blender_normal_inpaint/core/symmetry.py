@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import BoolArray, FloatArray
+from .normals import dot
 from .resample import block_sum, framed, sampled
 
 #: Sides, in texels, of the finest and the coarsest grid on which mirror images are compared.
@@ -226,7 +227,7 @@ def mirrored(
             for at, first in zip(places, origin, strict=True)
         )
         sample = sampled(layers, rows.reshape(-1), columns.reshape(-1)).reshape(*y.shape, 4)
-        length = np.sqrt(np.einsum("ijk,ijk->ij", sample[..., :3], sample[..., :3]))
+        length = np.sqrt(dot(sample[..., :3], sample[..., :3]))
         seen = (sample[..., 3] >= 0.5) & (length > 0.1)
         vectors = mirror.vectors(sample[..., :3]) / np.maximum(length, 1e-6)[..., None]
         result[top : top + _ROWS] = vectors * seen[..., None]
@@ -366,7 +367,7 @@ def _refined(
 def _cost(here: FloatArray, there: FloatArray, space: str, at: tuple[float, float, float]) -> float:
     """How badly grids agree under a turn and a shift, see `_axis`."""
     moved = _moved(there, *at, space)
-    length = np.sqrt(np.einsum("ijk,ijk->ij", moved[..., :3], moved[..., :3]))
+    length = np.sqrt(dot(moved[..., :3], moved[..., :3]))
     # Interpolated vectors are short, which must not make them unlike.
     moved[..., :3] *= (moved[..., 3] / np.maximum(length, 1e-6))[..., None]
     both = here[..., 3] * moved[..., 3]

@@ -69,7 +69,8 @@ class _Operator:
         inner = degree[: inside.size]
         # A texel that is a hole by itself has no neighbours: nothing pulls at it.
         stiff = inner * inner + inner * (1 + self._tension)
-        self.inverse: FloatArray = np.divide(1, np.maximum(stiff, 1), dtype=np.float32)[:, None]
+        inverse = np.divide(1, np.maximum(stiff, 1), dtype=np.float32)
+        self.inverse: FloatArray = np.repeat(inverse[:, None], width, axis=1)
         # The known values are seen from up to two texels away, beyond what has a number.
         known = np.pad(given, ((1, 1), (1, 1), (0, 0))).reshape(valid_flat.size, width)
         first = degree[:, None] * known[places]
