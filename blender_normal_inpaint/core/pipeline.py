@@ -138,22 +138,22 @@ def _as_mask(mask: BoolArray, name: str) -> BoolArray:
     return mask
 
 
-def _empty_texels(pixels: Pixels, encoding: Encoding) -> BoolArray:
-    """Where a strip of the map holds no surface: black, without a direction, or fully transparent."""
+def _empty_texels(pixels: Pixels, encoding: Encoding, known: BoolArray) -> BoolArray:
+    """Which known texels of a strip hold no surface: black, without a direction, or fully transparent."""
     colours = pixels[..., : min(3, pixels.shape[2])]
-    empty: BoolArray = np.ones(pixels.shape[:2], np.bool_)
+    empty = known.copy()
     for channel in range(colours.shape[2]):
         empty &= colours[..., channel] == 0
     if not encoding.two_channel:
-        empty |= _zero_length(pixels, encoding)
+        empty |= _zero_length(pixels, encoding, known)
     if pixels.shape[2] == 4:
-        empty |= pixels[..., 3] == 0
+        empty |= known & (pixels[..., 3] == 0)
     return empty
 
 
-def _zero_length(pixels: Pixels, encoding: Encoding) -> BoolArray:
-    """Where a strip's vectors have no direction. Full decoding is spent on near-grey texels alone."""
-    suspects: BoolArray = np.ones(pixels.shape[:2], np.bool_)
+def _zero_length(pixels: Pixels, encoding: Encoding, known: BoolArray) -> BoolArray:
+    """Which known vectors of a strip have no direction. Full decoding is spent on near-grey texels alone."""
+    suspects = known.copy()
     if pixels.dtype.kind == "u":
         top = int(np.iinfo(pixels.dtype).max)
         low, high = int(0.46 * top), int(0.54 * top) + 1
@@ -233,9 +233,9 @@ def _survey(
         known = surface[rows] & ~mask[rows]
         _check_finite(strip, known, rows.start)
         if found is not None:
-            found[rows] = _empty_texels(strip, encoding) & known
+            found[rows] = _empty_texels(strip, encoding, known)
         elif not encoding.two_channel:
-            lost = _zero_length(strip, encoding) & known
+            lost = _zero_length(strip, encoding, known)
             if lost.any():
                 y, x = np.argwhere(lost)[0]
                 raise InpaintError("zero_length", detail=f"first at column {x}, row {y + rows.start}")
@@ -458,7 +458,7 @@ def meet_tiles(
         height, width = pixels.shape[:2]
         valid: BoolArray = np.ones((height, width), np.bool_)
         for rows in strips(height, width):
-            valid[rows] = ~_empty_texels(pixels[rows], fitting)
+            valid[rows] = ~_empty_texels(pixels[rows], fitting, valid[rows])
             if pixels.dtype.kind == "f":
                 valid[rows] &= np.isfinite(pixels[rows][..., :3]).all(axis=-1)
         found = Source(fitting, pixels, np.zeros_like(valid), valid)
