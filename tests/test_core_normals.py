@@ -116,6 +116,17 @@ def test_products_of_vectors_are_numpys(shape):
         assert np.allclose(normals.cross(first, second), np.cross(first, second), atol=1e-6)
 
 
+def test_vectors_are_put_in_some_places_alone():
+    field = np.full((4, 5, 3), np.nan, np.float32)
+    there = np.zeros((4, 5), bool)
+    there[1:3, 2:] = True
+    normals.put(field, there, (0.0, 0.5, 1.0))
+    assert (
+        np.array_equal(field[there], np.tile(np.array([0, 0.5, 1], np.float32), (6, 1)))
+        and np.isnan(field[~there]).all()
+    )
+
+
 def test_mirror_turns_the_vectors_too():
     field, _ = sphere_normals(33, 47)
     assert normals.angular_error(normals.mirror(field), field).max() < 0.1  # a ball is symmetric

@@ -130,21 +130,26 @@ def _beside(
     Returns:
         float32 (n, 3), the mean; and (n,), from 0 to 1, whether there is enough of it.
     """
-    top, left = np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)
+    offsets = range(-REACH, REACH + 1)
+    places: list[list[NDArray[np.intp]]] = []
+    shares: list[list[FloatArray]] = []
+    for at, length in (rows, len(layers)), (columns, layers.shape[1]):
+        near = np.rint(at).astype(np.intp)
+        places.append([np.clip(near + offset + REACH, 0, length - 1) for offset in offsets])
+        apart = ((near - at) / NEAR).astype(np.float32)
+        shares.append([np.exp(-0.5 * np.square(apart + np.float32(offset / NEAR))) for offset in offsets])
     side = np.where(normals.any(axis=1), np.float32(1), np.float32(-1))
+    flat = layers.reshape(-1, layers.shape[2])
     sums: FloatArray = np.zeros((rows.size, 3), np.float32)
-    total: FloatArray = np.zeros((rows.size, 1), np.float32)
-    for down in range(-REACH, REACH + 1):
-        for right in range(-REACH, REACH + 1):
-            i, j = top + down, left + right
-            inside = np.clip(i + REACH, 0, len(layers) - 1), np.clip(j + REACH, 0, layers.shape[1] - 1)
-            beside = layers[inside]
-            distance = ((i - rows) ** 2 + (j - columns) ** 2) / NEAR**2
-            turned = np.square(beside[:, :3] - normals).sum(axis=1) / ALIKE**2
-            weight = np.exp(-0.5 * distance) * (np.exp(-0.5 * turned) + LEAST)
-            weight *= np.maximum(beside[:, 6] * side, 0)
-            weight = weight.astype(np.float32)[:, None]
-            sums += weight * beside[:, 3:6]
+    total: FloatArray = np.zeros(rows.size, np.float32)
+    for row, down in zip(places[0], shares[0], strict=True):
+        for column, right in zip(places[1], shares[1], strict=True):
+            beside = flat.take(row * layers.shape[1] + column, axis=0)
+            turned = beside[:, :3] - normals
+            weight = np.exp(dot(turned, turned) * np.float32(-0.5 / ALIKE**2)) + np.float32(LEAST)
+            weight *= down * right * np.maximum(beside[:, 6] * side, 0)
+            for i in range(3):
+                sums[:, i] += weight * beside[:, 3 + i]
             total += weight
-    sums /= np.maximum(total, np.float32(1e-6))
-    return sums, np.minimum(total[:, 0] / LEAST, 1)
+    sums /= np.maximum(total, np.float32(1e-6))[:, None]
+    return sums, np.minimum(total / np.float32(LEAST), 1)

@@ -30,7 +30,7 @@ from .harmonic import grow
 from .head import Drawn, Head
 from .modelcard import GUESS, INPUT_CHANNELS, SPACES
 from .morphable import fitted, packed, unpacked
-from .normals import dot, quarter_turned, unit
+from .normals import dot, put, quarter_turned, unit
 from .resample import area_table, block_sum, box_around, classify, enlarge, mean_directions, shrink, spread
 from .symmetry import quarters as layout_quarters
 
@@ -459,9 +459,8 @@ def fill_crop(
     _stop_if(cancel)
     known = crop.valid & ~crop.hole
     hole = crop.hole & crop.valid
-    result = np.zeros(crop.normals.shape, np.float32)
-    result[..., 2] = 1
-    np.copyto(result, crop.normals, where=known[..., None])
+    result = crop.normals.copy()
+    put(result, ~known, (0.0, 0.0, 1.0))
     if not hole.any():
         return result
     progress(0.0, "Predicting the shape")

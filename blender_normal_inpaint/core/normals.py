@@ -94,8 +94,17 @@ def unit(vectors: FloatArray) -> FloatArray:
     for i in range(3):
         np.multiply(vectors[..., i], scale, out=result[..., i], dtype=np.float32)
     if any_short:
-        result[short] = (0.0, 0.0, 1.0)
+        put(result, short, (0.0, 0.0, 1.0))
     return result
+
+
+def put(vectors: FloatArray, where: BoolArray, value: tuple[float, float, float]) -> None:
+    """Set the vectors (..., 3) at some places, bool (...), in place.
+
+    Of whole areas of a map this takes a tenth of the time that NumPy's assignment by a mask does.
+    """
+    for i, number in enumerate(value):
+        np.copyto(vectors[..., i], np.float32(number), where=where)
 
 
 def dot(first: FloatArray, second: FloatArray) -> FloatArray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .basemesh import BaseMesh, Frames, Grid
 from .engine import BoolArray, FloatArray, Pixels
-from .normals import Encoding, decode_vectors, unit
+from .normals import Encoding, decode_vectors, put, unit
 from .regions import Box
 from .resample import block_sum, classify
 
@@ -77,7 +77,7 @@ class Source:
         frames = frames or self.frames(place)
         if frames is not None:
             vectors = frames.local(vectors)
-        vectors[~(valid & ~hole)] = (0.0, 0.0, 1.0)
+        put(vectors, ~(valid & ~hole), (0.0, 0.0, 1.0))
         return unit(vectors), hole, valid
 
     def averaged(self, box: Box, step: int) -> tuple[FloatArray, BoolArray, BoolArray]:
@@ -118,6 +118,6 @@ def _block_vectors(pixels: Pixels, known: BoolArray, step: int, encoding: Encodi
         vectors = decode_vectors(means.astype(np.float32), encoding)
         return np.asarray(vectors * counts[..., None], np.float32)
     vectors = decode_vectors(pixels, encoding)
-    vectors[~known] = 0  # not a product: what is not known may be NaN
+    put(vectors, ~known, (0.0, 0.0, 0.0))  # not a product: what is not known may be NaN
     sums = block_sum(vectors, step)
     return np.asarray(sums, np.float32)
