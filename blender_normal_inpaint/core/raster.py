@@ -70,15 +70,14 @@ def rasterize(
     if wanted is not None:
         asked = np.flatnonzero(wanted.reshape(-1).take(texel))
         number, row, column, texel = (part.take(asked) for part in (number, row, column, texel))
-    # In double precision: the planes of a sliver are steep.
-    down, across = row.astype(np.float64), column.astype(np.float64)
     shares, within = [], np.ones(number.size, np.bool_)
     for i in range(3):
         j, k = (i + 1) % 3, (i + 2) % 3
         planes = y[j] - y[k], x[k] - x[j], x[j] * y[k] - x[k] * y[j]
+        # In double precision: the planes of a sliver are steep.
         a, b, c = ((plane / area).take(number) for plane in planes)
-        a *= across
-        b *= down
+        a *= column
+        b *= row
         a += b
         a += c
         shares.append(a.astype(np.float32))
