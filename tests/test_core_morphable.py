@@ -777,16 +777,23 @@ def test_pores_do_not_make_a_head_less_likely():
     assert found is not None and found.doubt < 0.3 * FITS
 
 
+def empty_grid(shape):
+    """Of a map of which nothing is known, texel by texel."""
+    known = np.zeros(shape, np.bool_)
+    return module._Grid(np.zeros((*shape, 3), np.float32), known, ~known, max(shape))
+
+
 def test_changes_of_normals_are_the_derivatives():
     """Against differences: turn, place, scale, nearness and modes."""
     _, _, head = drawn(0, 7, size=128)
     family, view = head.family, head.view
     shape = (128, 128)
-    picture = drawing.Picture(family, view, shape)
+    seen_head = module._Seen(family, view, empty_grid(shape))
+    picture = seen_head.picture
     slopes = module._slopes(picture, shape)
     inner = np.flatnonzero((picture.normals[:, 2] > 0.6) & (np.abs(slopes).sum(axis=(1, 2)) < 0.15))
     count = 6
-    told = module._changes(family, view, picture, slopes[inner], inner, count)
+    told = module._changes(seen_head, slopes, inner, count)
 
     def seen(other):
         field = np.zeros((128 * 128, 3), np.float32)
@@ -816,6 +823,34 @@ def test_changes_of_normals_are_the_derivatives():
         off = np.linalg.norm(real - told[..., axis], axis=1)
         most = off < np.quantile(off, 0.9)
         assert np.corrcoef(real[most].ravel(), told[most, :, axis].ravel())[0, 1] > 0.95, axis
+
+
+@pytest.mark.parametrize("light", [False, True])  # modes as they are stored, and as numbers of their own
+@pytest.mark.parametrize("count", [0, 9])
+def test_where_a_step_leads_is_the_sum_of_all_changes(count, light):
+    _, _, head = drawn(0, 7, size=128)
+    shape, family = (128, 128), head.family.light if light else head.family
+    seen = module._Seen(family, head.view, empty_grid(shape))
+    slopes = module._slopes(seen.picture, shape)
+    texels = np.arange(0, seen.picture.texels.size, 3)
+    along = np.random.default_rng(0).normal(size=(texels.size, 3)).astype(np.float32)
+    sums = np.einsum("pi,pij->j", along, module._changes(seen, slopes, texels, count).astype(np.float64))
+    np.testing.assert_allclose(module._growth(seen, slopes, texels, along, count), sums, rtol=1e-3, atol=0.02)
+
+
+def test_a_step_looks_at_some_texels_of_every_part_and_others_at_each_turn():
+    texels, shape = np.arange(0, 128 * 96, 2), (128, 96)
+    turns = [module._evenly(texels, shape, 700, turn) for turn in range(4)]
+    for some in turns:
+        assert abs(some.size - 700) < 40
+        row, column = np.divmod(texels[some], 96)
+        counts = np.bincount(row // 16 * 6 + column // 16, minlength=48)
+        assert counts.min() > 7 and counts.max() < 23
+    assert np.intersect1d(turns[0], turns[1]).size < 100
+    # One less leaves the others as they are.
+    fewer = module._evenly(texels[1:], shape, 700, 0) + 1
+    assert np.setxor1d(fewer, turns[0]).size <= 2
+    np.testing.assert_array_equal(module._evenly(texels[:500], shape, 700, 3), np.arange(500))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not an archive", b"PK\x03\x04 cut off"])

@@ -132,6 +132,18 @@ class Family:
         result: FloatArray = self.mean + moved.reshape(self.mean.shape)
         return result
 
+    def along(self, vectors: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+        """By how much the first modes move all vertices along vectors (n, 3), added up: float64 (count,)."""
+        if self.modes.dtype == np.float32:
+            by = vectors.reshape(-1).astype(np.float32)
+            return (by @ self.modes.reshape(by.size, -1)[:, :count]).astype(np.float64)
+        some, result = np.flatnonzero(vectors.any(axis=1)), np.zeros(count)
+        for start in range(0, some.size, PART // 3):
+            part = some[start : start + PART // 3]
+            by = vectors.take(part, axis=0).reshape(-1).astype(np.float32)
+            result += by @ self.modes[:, :, :count].take(part, 0).reshape(by.size, count).astype(np.float32)
+        return result * self.step
+
     def moves(self, vertices: NDArray[np.integer[Any]], count: int | None = None) -> FloatArray:
         """By how much modes move vertices, (p, 3, k), in centimetres; the first ones alone if counted."""
         return self._in_centimetres(self.modes[..., :count].take(vertices, 0))
