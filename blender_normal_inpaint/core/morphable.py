@@ -31,7 +31,7 @@ from .resample import block_sum, box_around, rise
 
 #: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact; and,
 #: at most, of that on which its picture is bent around holes. Made exact on 128, heads of the model's own
-#: sources are 4 to 13 per cent farther off where they are hidden, on 192 up to 4; others are as far off.
+#: sources are 3 to 15 per cent farther off where they are hidden, on 192 up to 4; others are as far off.
 PLACING, SHAPING, FINISHING, BENDING = 32, 64, 256, 512
 
 #: A block of which so much is known is known. Measured on 88 views with large holes: at 0.9 they are 5.38
@@ -91,9 +91,9 @@ WITNESSES, NOISE, EXACT = 400.0, 0.7, 2e-4
 
 #: Texels whose changes a step tells apart, about; how much of what the steps before it saw lasts; and by
 #: which share each number of the head is held, for these texels do not tell all of them. With 700 texels and
-#: a tenth of that hold, 152 views of 38 heads were 2 to 8 per cent farther off where they are hidden, and by
+#: a tenth of that hold, 152 views of 38 heads were up to 8 per cent farther off where they are hidden, and by
 #: rounding alone one of five heads ended 0.8 degrees elsewhere. Where a step leads all known texels tell:
-#: when every so-manieth did, they were 1 to 20 per cent farther off, and one texel could lead elsewhere.
+#: when every so-manieth did, they were 1 to 5 per cent farther off, and one texel could lead elsewhere.
 ENOUGH, LASTING, HELD = 1000, 0.5, 0.01
 
 #: Fewer known texels that show the head are no evidence.
