@@ -27,6 +27,7 @@ from .harmonic import grow
 from .head import Family, Head, Picture, View
 from .normals import cross, dot, unit
 from .pose import Pose, arrays_of, pose
+from .raster import IntArray
 from .resample import block_sum, box_around, rise
 
 #: Texels along the longer side of the grids on which a head is placed, its shape found, and made exact; and,
@@ -612,7 +613,7 @@ def _evenly(texels: NDArray[np.intp], shape: tuple[int, int], most: int, turn: i
 
 def _pulls(
     seen: _Seen, slopes: FloatArray, texels: NDArray[np.intp], along: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, IntArray]:
     """By how much normals at texels move along some vectors, as the head does.
 
     A normal at a texel changes as its surface turns, and as what is seen there moves on.
@@ -625,8 +626,8 @@ def _pulls(
 
     Returns:
         float32 (p, 7), for turns about the camera's axes, column, row, logarithm of the scale and nearness
-        (in units of `NEARNESS`); and float32 (p, 3, 3), for moves of the corners of the triangle there: all
-        that a mode does is linear in these.
+        (in units of `NEARNESS`); float32 (p, 3, 3), for moves of the corners of the triangle there: all that
+        a mode does is linear in these; and those corners, (p, 3).
     """
     view, picture = seen.view, seen.picture
     corners = seen.family.triangles.take(picture.triangles[texels], axis=0)
@@ -655,17 +656,16 @@ def _pulls(
     by_corner[:, 0] -= turns[0] + turns[1]
     by_corner[:, 1] += turns[0]
     by_corner[:, 2] += turns[1]
-    return placed, by_corner
+    return placed, by_corner, corners
 
 
 def _growth(
     seen: _Seen, slopes: FloatArray, texels: NDArray[np.intp], along: FloatArray, count: int
 ) -> NDArray[np.float64]:
     """The sums over texels of what `_pulls` tells, for a view and its first modes: float64 (7 + count,)."""
-    placed, by_corner = _pulls(seen, slopes, texels, along)
-    corners = seen.family.triangles.take(seen.picture.triangles[texels], axis=0).reshape(-1)
-    pulls, size = by_corner.reshape(-1, 3), len(seen.family.mean)
-    by_vertex = np.stack([np.bincount(corners, pulls[:, axis], size) for axis in range(3)], axis=1)
+    placed, by_corner, corners = _pulls(seen, slopes, texels, along)
+    at, pulls, size = corners.reshape(-1), by_corner.reshape(-1, 3), len(seen.family.mean)
+    by_vertex = np.stack([np.bincount(at, pulls[:, axis], size) for axis in range(3)], axis=1)
     by_mode = seen.family.along(by_vertex @ seen.view.rotation, count)
     return np.concatenate([placed.sum(axis=0, dtype=np.float64), by_mode])
 
@@ -673,11 +673,10 @@ def _growth(
 def _changes(seen: _Seen, slopes: FloatArray, texels: NDArray[np.intp], count: int) -> FloatArray:
     """How the normals at texels change with a view and its first modes: float32 (p, 3, 7 + count)."""
     axes = np.tile(np.eye(3, dtype=np.float32), (texels.size, 1))
-    placed, by_corner = _pulls(seen, slopes, texels.repeat(3), axes)
+    placed, by_corner, corners = _pulls(seen, slopes, texels.repeat(3), axes)
     result = np.empty((texels.size, 3, 7 + count), np.float32)
     result[..., :7] = placed.reshape(-1, 3, 7)
-    corners = seen.family.triangles.take(seen.picture.triangles[texels], axis=0)
-    moves = seen.family.moves(corners.reshape(-1), count).reshape(texels.size, 9, count)
+    moves = seen.family.moves(corners[::3].reshape(-1), count).reshape(texels.size, 9, count)
     by_corner = by_corner.reshape(-1, 3) @ seen.view.rotation.astype(np.float32)
     np.einsum("pij,pjk->pik", by_corner.reshape(-1, 3, 9), moves, out=result[..., 7:])
     return result
