@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -583,11 +584,21 @@ def test_makehuman_heads_face_the_viewer() -> None:
     assert valid.mean() > 0.2
 
 
-def _write_mesh(path: Path, scale: float = 1.0, up: str = "y", wound: int = 1) -> None:
-    """A head of a kind as an OBJ file: a ball with a nose, its seam split by texture coordinates."""
+def _write_mesh(
+    path: Path, scale: float = 1.0, up: str = "y", wound: int = 1, inner: Sequence[float] = ()
+) -> None:
+    """A head of a kind as an OBJ file: a ball with a nose, its seam split by texture coordinates.
+
+    Inner sides are smaller by some factors, and face inwards.
+    """
     vertices, quads, uv = ball(24)
     nose = np.exp(-((vertices - [0, 0, 9]) ** 2).sum(axis=1) / 6)
-    vertices = scale * (vertices + 2 * nose[:, None] * np.array([0, 0, 1]) + [3, 1, 0])
+    vertices = vertices + 2 * nose[:, None] * np.array([0, 0, 1])
+    count, uv = len(vertices), np.tile(uv, (1 + len(inner), 1))
+    inwards = [np.asarray(quads)[:, ::-1] + (i + 1) * count for i in range(len(inner))]
+    quads = [*quads, *(quad for side in inwards for quad in side)]
+    sides = np.concatenate([vertices * size for size in (1.0, *inner)])
+    vertices = scale * (sides + np.array([3, 1, 0]))
     if up == "z":
         vertices = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], axis=1)
     lines = ["v {} {} {}".format(*v) for v in vertices] + ["vt {} {}".format(*t) for t in uv]
@@ -612,6 +623,16 @@ def test_a_scan_is_read_in_any_unit_axes_and_winding(tmp_path: Path) -> None:
         assert np.allclose(other.vertices / scale, plain.vertices, atol=1e-4)
         # Not the same to the bit: quads are cut along their other diagonal.
         assert (other.normals * plain.normals).sum(axis=1).min() > 0.98
+
+
+@pytest.mark.parametrize("wound", [1, -1])
+def test_a_hollow_scan_is_not_read_inside_out(tmp_path: Path, wound: int) -> None:
+    """A head to be printed is a shell: its inner sides face inwards, and here have most of the vertices."""
+    path = tmp_path / "shell.obj"
+    _write_mesh(path, wound=wound, inner=(0.95, 0.9))
+    head = read_head(path)
+    assert (head.normals * head.vertices).sum() < 0
+    assert head.normals[np.argmax(head.vertices[:, 2]), 2] > 0.99
 
 
 def test_scans_are_rendered_and_split_by_subject(tmp_path: Path) -> None:

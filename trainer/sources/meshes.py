@@ -8,12 +8,15 @@ import numpy as np
 
 from .folder import Entry, find_entries
 from .ict import Head
-from .raster import vertex_normals
+from .raster import F32, vertex_normals
 
 SUFFIXES = (".obj", ".ply", ".stl", ".glb")
 
 #: Vertices below which a mesh is no head with a face on it.
 FEWEST = 500
+
+#: In so many directions it is looked which way the outermost vertex faces.
+DIRECTIONS = 256
 
 
 def find_meshes(root: Path) -> list[Entry]:
@@ -60,9 +63,19 @@ def read_head(path: Path, up_axis: str = "y") -> Head:
     vertices = (vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2).astype(np.float32)
     triangles = np.ascontiguousarray(mesh.faces, np.int32)
     normals = vertex_normals(vertices, triangles)
-    if (normals * vertices).sum() < 0:  # wound the other way round
+    if not _outwards(vertices, normals):  # wound the other way round
         triangles, normals = triangles[:, ::-1].copy(), -normals
     if not (normals[:, 2] > 0.5).any():
         raise ValueError(f"{path} shows no face along +z (or -y, with z up): which way is up in it?")
     unit = 10.0 ** (np.floor(np.log10(np.ptp(vertices, axis=0).max())) - 1)
     return Head(vertices, normals, triangles, float(unit))
+
+
+def _outwards(vertices: F32, normals: F32) -> bool:
+    """Whether the normals (n, 3) of a surface point out of it, as its outermost vertices tell.
+
+    Others may not: a head to be printed is a shell with an inner side, and a scan may have a throat.
+    """
+    directions = np.random.default_rng(0).normal(size=(DIRECTIONS, 3))
+    outermost = np.argmax(vertices @ directions.T, axis=0)
+    return bool((normals[outermost] * directions).sum() >= 0)
