@@ -37,7 +37,7 @@ def say(raw: bytes | dict[str, Any]) -> None:
 def hello(**changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "type": "hello",
-        "protocol": 3,
+        "protocol": 4,
         "engine": "onnx",
         "device": "CPU",
         "model": "none",

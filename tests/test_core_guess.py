@@ -9,6 +9,7 @@ from test_core_symmetry import layout
 from blender_normal_inpaint.core import harmonic, relief, tension
 from blender_normal_inpaint.core.closing import MARGIN, planes_around, roughness
 from blender_normal_inpaint.core.guess import (
+    ALONE,
     BLOCK,
     FINER,
     REACH,
@@ -177,6 +178,30 @@ def test_each_counts_by_its_odds_and_deep_in_a_hole_what_is_fine_by_their_square
     assert np.array_equal(mixed_with(nothing, []), nothing)
 
 
+def test_what_is_fine_of_a_head_that_counts_for_nothing_is_shown_where_nothing_else_is() -> None:
+    """A nose without nostrils is none; but its level is not, nor is it beside the other half or at a rim."""
+    size, hole = 256, disc(256, 256, 128, 128, 70)
+    deep, rim = disc(size, size, 128, 128, 45), hole & ~disc(size, size, 128, 128, 63)
+    flat = np.zeros((size, size, 3), np.float32)
+    flat[..., 2] = 1
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    slope, lid = 0.03 * (x - 128) / 70, 0.03 * np.sin(2 * np.pi * y / 8)
+    image = unit(np.stack([slope + lid, 0 * x, np.ones_like(x)], axis=-1))
+    none = np.zeros(np.count_nonzero(hole), np.float32)
+    head = Shown(hole, image[hole], none, depths(hole), features=0.5)
+    assert not head.counts
+
+    def share(form: np.ndarray, part: np.ndarray, beside: float) -> float:
+        half = Shown(hole, flat[hole], none + np.float32(beside), depths(hole))
+        got = mixed_with(flat, [half, head])
+        assert np.array_equal(got[~hole], flat[~hole])
+        return float((got[..., 0] * form)[part].sum() / np.square(form)[part].sum())
+
+    assert abs(share(lid, deep, 0) - 0.5) < 0.02 and abs(share(slope, deep, 0)) < 0.05
+    assert abs(share(lid, rim, 0)) < 0.01 and abs(share(slope, rim, 0)) < 0.01
+    assert share(lid, deep, 0.2) == 0 and 0.1 < share(lid, deep, ALONE / 2) < 0.4
+
+
 def test_what_shows_nothing_that_is_known_counts_for_nothing(monkeypatch) -> None:
     valid, hole = np.ones((96, 96), np.bool_), disc(96, 96, 48, 48, 20)
     flat = np.zeros((96, 96, 3), np.float32)
@@ -208,8 +233,9 @@ def test_in_the_gaps_of_a_head_the_other_half_counts_as_if_it_had_nothing() -> N
 def test_of_the_other_half_shown_twice_one_has_what_is_fine() -> None:
     """The one that is led to where a head that counts has things, or else the one with the larger odds."""
     hole = np.ones((2, 2), bool)
-    small, large = shown_in(hole, 1), shown_in(hole, 2)
+    small, large, none = shown_in(hole, 1), shown_in(hole, 2), shown_in(hole, 0)
     for by_relief, by_twin, own, coarse in (
+        (large, small, none, [False, True, False]),
         (large, small, small, [True, False, False]),
         (large, small, None, [False, True]),
         (small, large, None, [True, False]),

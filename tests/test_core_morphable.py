@@ -21,7 +21,8 @@ from blender_normal_inpaint.core.head import View
 from blender_normal_inpaint.core.modelcard import GUESS
 from blender_normal_inpaint.core.morphable import default_path, families, fitted, packed, unpacked
 from blender_normal_inpaint.core.normals import quarter_turned, unit
-from blender_normal_inpaint.core.resample import enlarge, framed, sampled, spread
+from blender_normal_inpaint.core.pose import Pose
+from blender_normal_inpaint.core.resample import enlarge, evened, framed, sampled, spread
 
 SIZE = 256
 
@@ -65,9 +66,27 @@ def test_without_a_blas_the_same_head_is_found(monkeypatch):
             shown.append(map_of(found))
         apart.append(degrees(*shown)[valid].mean())
         off.append([degrees(one, truth)[valid].mean() for one in shown])
-    assert 0 < max(apart) < 0.1, apart
+    # Seen on several processors: 0.006 to 0.13, for many steps carry a rounding on; elsewhere it is a degree.
+    assert 0 < max(apart) < 0.3, apart
     with_it, without = np.transpose(off)
-    assert np.allclose(with_it, without, rtol=0.01)
+    assert np.abs(with_it - without).max() < 0.1
+
+
+def test_without_a_blas_a_step_leads_to_the_same_place(monkeypatch):
+    truth, valid, head = drawn(0, 2)
+    start = replace(head.view, weights=0.5 * head.view.weights, row=head.view.row + 1)
+    grid = module._Grid(truth, valid & ~eye_hidden(head, valid), valid, SIZE)
+    views = []
+    for has in (True, False):
+        monkeypatch.setattr(module, "_has_blas", lambda has=has: has)
+        step = module._step(module._Seen(head.family, start, grid), head.family.lids.size)
+        assert step is not None
+        views.append(step[0].view)
+    one, other = views
+    assert np.abs(one.weights - start.weights).max() > 0.1
+    assert np.allclose(one.weights, other.weights, atol=2e-3)
+    assert np.allclose(one.rotation, other.rotation, atol=1e-5)
+    assert abs(one.row - other.row) < 1e-3 and abs(one.scale / other.scale - 1) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -324,9 +343,10 @@ def test_a_head_travels_as_numbers(bent):
     if bent:
         moves = np.random.default_rng(0).normal(0, 0.1, (20, 30, 2)).astype(np.float32)
         head = replace(head, view=replace(head.view, bend=Bend(moves, np.array([-12.0, 9.0]), 0.9)))
-    head = replace(head, doubt=0.03)
+    head = replace(head, doubt=0.03, likely=0.7)
     again = unpacked(packed(head), valid.shape)
     assert again.family is head.family and again.doubt == head.doubt and again.shape == head.shape
+    assert again.likely == head.likely
     assert np.array_equal(map_of(again), map_of(head))
     assert np.array_equal(map_of(again), straight) != bent
 
@@ -536,6 +556,43 @@ def test_a_fit_in_doubt_is_tried_from_elsewhere(monkeypatch, rival, apart, doubt
     monkeypatch.setattr(module, "_apart", lambda *_: apart)
     head = fitted(truth, valid, valid)
     assert head is not None and head.doubt == found and len(tried) == len(set(tried)) == len(doubts)
+
+
+@pytest.mark.parametrize(("doubt", "likely"), [(0.02, 1), (0.05, 0.5), (0.2, 0)])
+def test_who_tells_the_pose_tells_whether_there_is_a_head(monkeypatch, doubt, likely):
+    """To a torso, or legs, a head fits as well as to a scan with hair: nobody's nose must come into it."""
+    truth, valid, head = drawn(1, 2)
+    looks = Pose(np.array([1, 0, 0], np.float32), doubt)
+    monkeypatch.setattr(module, "pose", lambda *_: looks)
+    monkeypatch.setattr(module, "_best", lambda *_: replace(head, doubt=0.13))
+    found = fitted(truth, valid & ~eye_hidden(head, valid), valid)
+    assert found is not None and found.likely == pytest.approx(likely, abs=1e-6)
+
+
+def test_a_head_in_too_much_doubt_shows_features_alone():
+    truth, valid, head = drawn(0, 4)
+    hole = disc(SIZE, SIZE, 120, 128, 45) & valid
+
+    def shown(doubt, likely):
+        drawing = guess.drawn_around(hole, valid, replace(head, doubt=doubt, likely=likely))
+        return guess.shown_by_head(truth, hole, valid, drawing)
+
+    assert shown(0.13, 0.0) is None
+    for doubt, likely, features, counts in (
+        (0.13, 1.0, 1, False),
+        (0.13, 0.5, 0.5, False),
+        (0.03, 1.0, 0, True),
+    ):
+        one = shown(doubt, likely)
+        assert one.counts == counts and one.features == pytest.approx(features * guess.FEATURES)
+    # A nose and lids come into a level answer, its level stays.
+    flat = np.where(hole[..., None], np.array([0, 0, 1], np.float32), truth)
+    got = guess.mixed_with(flat, [shown(0.13, 1.0)])
+    inside = ~grow(~hole, 20)
+    level = np.stack([evened(plane, hole, 12) for plane in np.moveaxis(truth, -1, 0)], axis=-1)
+    change, fine = got - flat, truth - level
+    assert np.corrcoef(change[inside].ravel(), fine[inside].ravel())[0, 1] > 0.7
+    assert np.abs(change[inside].mean(axis=0)).max() < 0.05 and not change[~hole].any()
 
 
 def test_a_lighter_head_is_the_same_head():

@@ -320,7 +320,7 @@ def _shape(
                 field, by_relief = answered(drawn.head.quarters)
             gaps = None if drawn is None else drawn.gaps
             field = mixed_with(field, counted_together(by_relief, by_twin, own, gaps))
-            front = drawn.head if drawn is not None and own is not None else None
+            front = drawn.head if drawn is not None and own is not None and own.counts else None
     if seed is not None and hole.any():
         rng = np.random.default_rng(seed)
         # Vectors are shorter at edges, which keeps those straight when they are enlarged.

@@ -227,12 +227,14 @@ class Head:
         view: on the map.
         shape: of the map.
         doubt: of what a smooth field cannot explain of the known normals, the share that it cannot, either.
+        likely: that the map shows a head at all, from 0 to 1, by who knows which way it looks.
     """
 
     family: Family
     view: View
     shape: tuple[int, int]
     doubt: float
+    likely: float = 0.0
 
     @functools.cached_property
     def _picture(self) -> Picture:

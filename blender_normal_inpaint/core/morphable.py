@@ -82,6 +82,11 @@ STIFF = (0.04, 0.07)
 #: that are the other way up are tried. Seen: 0.16 to 0.4 where it should have been, scans with hair 0.13.
 OVER = 0.15
 
+#: If its pose is in less doubt than the first, in radians, a map shows a head; from the second on it may be
+#: anything. Seen: 0.02 to 0.035 for heads, two that the network for the pose has never seen among them, 0.06
+#: to 0.14 for a hand, 0.18 to 0.37 for a torso and legs, to which a head fits as well as to a scan with hair.
+POSED = (0.04, 0.06)
+
 #: Degree of the polynomial that stands for a smooth field; squared distance of tips beyond which it does not
 #: matter how far off it is.
 SMOOTH, FAR = 3, 0.25
@@ -199,7 +204,7 @@ def packed(head: Head) -> NDArray[np.float64]:
     view, bend = head.view, head.view.bend
     number = [family is head.family for family in families(default_path())].index(True)
     rest = view.scale, view.row, view.column, view.nearness
-    numbers = [number, head.doubt, *rest, view.weights.size]
+    numbers = [number, head.doubt, head.likely, *rest, view.weights.size]
     parts = [np.array(numbers, np.float64), view.rotation.reshape(-1), view.weights]
     if bend is not None:
         numbers = [*bend.moves.shape[:2], *bend.corner, bend.pitch]
@@ -209,14 +214,14 @@ def packed(head: Head) -> NDArray[np.float64]:
 
 def unpacked(numbers: NDArray[np.float64], shape: tuple[int, ...]) -> Head:
     """The head that `packed` gave, on a map of a shape."""
-    number, doubt, scale, row, column, nearness, count = (float(value) for value in numbers[:7])
-    weights, rest = np.split(numbers[16:], [int(count)])
+    number, doubt, likely, scale, row, column, nearness, count = (float(value) for value in numbers[:8])
+    weights, rest = np.split(numbers[17:], [int(count)])
     bend = None
     if rest.size:
         moves = rest[5:].reshape(int(rest[0]), int(rest[1]), 2).astype(np.float32)
         bend = Bend(moves, rest[2:4], float(rest[4]))
-    view = View(numbers[7:16].reshape(3, 3), scale, row, column, nearness, weights, bend)
-    return Head(families(default_path())[int(number)], view, (shape[0], shape[1]), doubt)
+    view = View(numbers[8:17].reshape(3, 3), scale, row, column, nearness, weights, bend)
+    return Head(families(default_path())[int(number)], view, (shape[0], shape[1]), doubt, likely)
 
 
 def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | None:
@@ -241,6 +246,7 @@ def fitted(normals: FloatArray, known: BoolArray, valid: BoolArray) -> Head | No
         best = min((best, _best(grids, replace(looks, across=-looks.across), shape)), key=_doubt_of)
     if best is None or not best.tells:
         return best
+    best = replace(best, likely=1 - float(rise(np.full(1, looks.doubt, np.float32), *POSED)[0]))
     return _bent(best, _Grid(normals, known, valid, BENDING))
 
 

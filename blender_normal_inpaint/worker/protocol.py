@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..core.errors import InpaintError
 
 #: Both sides must carry the same number; it changes whenever a message does.
-VERSION = 3
+VERSION = 4
 
 #: No honest line comes near this; a longer one is garbage and is not collected any further.
 MAX_LINE = 1 << 20
