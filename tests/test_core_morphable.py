@@ -574,8 +574,9 @@ def test_a_head_in_too_much_doubt_shows_features_alone():
     hole = disc(SIZE, SIZE, 120, 128, 45) & valid
 
     def shown(doubt, likely):
-        drawing = guess.drawn_around(hole, valid, replace(head, doubt=doubt, likely=likely))
-        return guess.shown_by_head(truth, hole, valid, drawing)
+        picture = guess.drawn_around(hole, valid, replace(head, doubt=doubt, likely=likely))
+        assert picture is not None
+        return guess.shown_by_head(truth, hole, valid, picture)
 
     assert shown(0.13, 0.0) is None
     for doubt, likely, features, counts in (

@@ -595,8 +595,8 @@ def _write_mesh(
     nose = np.exp(-((vertices - [0, 0, 9]) ** 2).sum(axis=1) / 6)
     vertices = vertices + 2 * nose[:, None] * np.array([0, 0, 1])
     count, uv = len(vertices), np.tile(uv, (1 + len(inner), 1))
-    inwards = [np.asarray(quads)[:, ::-1] + (i + 1) * count for i in range(len(inner))]
-    quads = [*quads, *(quad for side in inwards for quad in side)]
+    inwards = [quads[:, ::-1] + (i + 1) * count for i in range(len(inner))]
+    quads = np.concatenate([quads, *inwards])
     sides = np.concatenate([vertices * size for size in (1.0, *inner)])
     vertices = scale * (sides + np.array([3, 1, 0]))
     if up == "z":
